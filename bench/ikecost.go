@@ -1,0 +1,363 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+)
+
+// What IKE costs a daemon, beside strongSwan: both answer the same callers on a link of their own, in turns.
+
+const (
+	costPerHandshake = "cost per handshake"
+	memoryPerSA      = "memory per SA"
+	loadTime         = "time to load"
+
+	// StrongSwanIKE is strongSwan without its kernel's part: it refuses the child, and makes an IKE SA alone.
+	StrongSwanIKE = "strongswan-ike"
+	// CoatiESP is what the userspace plane adds to the heap for a child's two SAs, CoatiDaemon what all of a daemon's
+	// resident memory grows by.
+	CoatiESP    = "coati-esp"
+	CoatiDaemon = "coati-daemon"
+
+	loadLimit = time.Minute
+)
+
+// IKECostOptions chooses how much is measured. Zero means the usual.
+type IKECostOptions struct {
+	Rounds     int // of processor time; of memory and loading there are fewer
+	Handshakes int // of one daemon in one round
+	SAs        int // held at once
+	Tunnels    int // configured
+	Quick      bool
+}
+
+func (o *IKECostOptions) fill() {
+	usual := IKECostOptions{Rounds: usualRounds, Handshakes: 300, SAs: 10_000, Tunnels: 10_000}
+	if o.Quick {
+		usual = IKECostOptions{Rounds: quickRounds, Handshakes: 200, SAs: 2000, Tunnels: 1000}
+	}
+	for _, x := range []struct {
+		v     *int
+		usual int
+	}{{&o.Rounds, usual.Rounds}, {&o.Handshakes, usual.Handshakes}, {&o.SAs, usual.SAs}, {&o.Tunnels, usual.Tunnels}} {
+		if *x.v <= 0 {
+			*x.v = x.usual
+		}
+	}
+}
+
+// warmHandshakes are made before any are measured.
+const warmHandshakes = 50
+
+// heavyRounds are of what takes strongSwan many seconds.
+const heavyRounds = 3
+
+var costMethods = []string{"x25519", "modp2048"}
+
+// rival is one side of the comparison, on a pair of hosts of its own.
+type rival struct {
+	name     string
+	from, to *host
+	crowd    *crowd
+	r        *responder
+}
+
+// ikeCost is a run.
+type ikeCost struct {
+	o      IKECostOptions
+	ground *ground
+	p      *Progress
+	report *Report
+	coati  *rival
+	swan   *rival // nil: it is not installed
+	starts int
+}
+
+// IKECost measures what handshakes, SAs and configured tunnels cost the daemon, and strongSwan's. It needs root. A part that
+// fails is in the report with its reason, and the others go on; only the end of ctx ends all.
+func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) error {
+	if os.Geteuid() != 0 {
+		r.note("not root: IKE was not measured beside strongSwan")
+		return nil
+	}
+	o.fill()
+	g, err := newGround()
+	if err != nil {
+		return err
+	}
+	defer g.close()
+	c := &ikeCost{o: o, ground: g, p: p, report: r}
+	if err := c.rivals(); err != nil {
+		return err
+	}
+	if p.begin("ike cost", o.Rounds*len(costMethods)+3*heavyRounds); c.swan != nil {
+		p.begin("ike cost", 3*o.Rounds*len(costMethods)+6*heavyRounds)
+	}
+	defer p.end()
+	for _, part := range []struct {
+		name string
+		take func(context.Context) error
+	}{{"handshakes", c.handshakes}, {"memory of SAs", c.memory}, {"loading of tunnels", c.loading}} {
+		err := part.take(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			r.Failures = append(r.Failures, fmt.Sprintf("IKE, %s: %v", part.name, err))
+			r.note("IKE beside strongSwan is not complete: %s: %v", part.name, err)
+		}
+	}
+	return nil
+}
+
+func (c *ikeCost) rivals() error {
+	names := []string{Coati, StrongSwan}
+	if err := haveStrongSwan(); err != nil {
+		c.report.note("IKE was not measured beside strongSwan: %v", err)
+		names = names[:1]
+	}
+	for _, name := range names {
+		from, to, err := c.ground.newPair("ike-" + name)
+		if err != nil {
+			return err
+		}
+		v := &rival{name: name, from: from, to: to}
+		if v.crowd, err = newCrowd(from, to); err != nil {
+			return err
+		}
+		if name == Coati {
+			c.coati = v
+		} else {
+			c.swan = v
+		}
+	}
+	return c.describe()
+}
+
+func (c *ikeCost) describe() error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	version, err := run(program, "version")
+	if err != nil {
+		return err
+	}
+	about := func(name, version, command string) {
+		c.report.Contenders = append(c.report.Contenders, Contender{
+			Name: name, Version: strings.TrimSpace(version), Command: command, Cipher: "AES-128-GCM", Carrier: "IKE with PSK; ESP in UDP",
+		})
+	}
+	about(Coati+", ike", version, "coati run --config FILE; coati reload")
+	if c.swan != nil {
+		if version, err = run(charonProgram, "--version"); err != nil {
+			return err
+		}
+		about(StrongSwan+", ike", version, "charon with kernel-libipsec, install_routes = no, ikesa_table_size = 16384; swanctl --load-all")
+	}
+	return nil
+}
+
+// begin starts the rival's daemon anew, with one tunnel for all callers.
+func (c *ikeCost) begin(ctx context.Context, v *rival) (err error) {
+	c.starts++
+	label := fmt.Sprintf("daemon-%d", c.starts)
+	if v.name == Coati {
+		v.r, err = beginCoati(ctx, v.to, label, coatiAny(v.to), "")
+		return err
+	}
+	if v.r, err = beginCharon(ctx, v.to, label); err != nil {
+		return err
+	}
+	return v.r.load(swanAny(v.to), 1)
+}
+
+func (v *rival) end() {
+	if v != nil && v.r != nil {
+		v.r.p.end()
+		v.r = nil
+	}
+}
+
+// turn is one of handshakes, with a daemon that is fresh: what an SA costs must not depend on who had to keep more of them
+// before. It returns what each handshake cost the daemon, in microseconds.
+func (c *ikeCost) turn(ctx context.Context, v *rival, what call) (float64, error) {
+	if err := c.begin(ctx, v); err != nil {
+		return 0, err
+	}
+	defer v.end()
+	if err := v.warm(ctx, what); err != nil {
+		return 0, err
+	}
+	before, err := v.r.spent()
+	if err != nil {
+		return 0, err
+	}
+	if err := v.crowd.call(ctx, c.o.Handshakes, what); err != nil {
+		return 0, fmt.Errorf("%s: %w", v.name, err)
+	}
+	after, err := v.r.spent()
+	return float64((after - before).Nanoseconds()) / 1000 / float64(c.o.Handshakes), err
+}
+
+// warm brings in what every daemon needs once.
+func (v *rival) warm(ctx context.Context, what call) error {
+	if err := v.crowd.call(ctx, warmHandshakes, what); err != nil {
+		return fmt.Errorf("%s: %w", v.name, err)
+	}
+	return nil
+}
+
+func (c *ikeCost) handshakes(ctx context.Context) error {
+	for round := range c.o.Rounds {
+		for _, method := range costMethods {
+			for _, x := range []struct {
+				v       *rival
+				as      string
+				refused bool
+			}{{c.coati, Coati, false}, {c.swan, StrongSwan, false}, {c.swan, StrongSwanIKE, true}} {
+				if x.v == nil {
+					continue
+				}
+				cost, err := c.turn(ctx, x.v, call{method: method, refused: x.refused, psk: anyPSK})
+				if err != nil {
+					return err
+				}
+				c.report.series("ike-"+method, "processor time of a handshake, "+method, costPerHandshake, x.as).add(round, cost)
+				c.p.step(fmt.Sprintf("round %d  %-9s %-15s %5.0f µs a handshake", round+1, method, x.as, cost))
+			}
+		}
+	}
+	return nil
+}
+
+// memory has fresh daemons hold many SAs. Our daemon's resident memory holds what the collector has not yet taken, so the
+// heap in use is measured apart, in this process.
+func (c *ikeCost) memory(ctx context.Context) error {
+	what := call{method: "x25519", psk: anyPSK}
+	title := fmt.Sprintf("memory per IKE SA with child, %d of them or what came in %v", c.o.SAs, growLimit)
+	add := func(round int, as string, octets float64) {
+		c.report.series("ike-memory", title, memoryPerSA, as).add(round, octets/1024)
+	}
+	least := map[string]int{}
+	for round := range heavyRounds {
+		for _, x := range []struct {
+			v       *rival
+			as      string
+			refused bool
+		}{{c.coati, CoatiDaemon, false}, {c.swan, StrongSwan, false}, {c.swan, StrongSwanIKE, true}} {
+			if x.v == nil {
+				continue
+			}
+			what := what
+			what.refused = x.refused
+			grown, n, err := c.grow(ctx, x.v, what)
+			if err != nil {
+				return err
+			}
+			add(round, x.as, grown)
+			if least[x.as] == 0 || n < least[x.as] {
+				least[x.as] = n
+			}
+			c.p.step(fmt.Sprintf("round %d  %-15s %5.1f KiB resident for an SA, of %d", round+1, x.as, grown/1024, n))
+		}
+		ikePart, espPart, err := responderHeap(ctx, c.o.SAs, what)
+		if err != nil {
+			return err
+		}
+		add(round, Coati, ikePart)
+		add(round, CoatiESP, espPart)
+		c.p.step(fmt.Sprintf("round %d  %-15s %5.1f KiB of heap for an SA, and %.1f for ESP's part", round+1, Coati, ikePart/1024, espPart/1024))
+	}
+	for _, as := range []string{CoatiDaemon, StrongSwan, StrongSwanIKE} {
+		if n := least[as]; n > 0 && n < c.o.SAs {
+			c.report.note("%s held %d SAs when the time to make them was up", as, n)
+		}
+	}
+	return nil
+}
+
+// growLimit is how long SAs are made, however few come.
+const growLimit = 12 * time.Second
+
+// grow is the octets of resident memory that each SA takes, and how many there were.
+func (c *ikeCost) grow(ctx context.Context, v *rival, what call) (octets float64, n int, err error) {
+	if err := c.begin(ctx, v); err != nil {
+		return 0, 0, err
+	}
+	defer v.end()
+	if err := v.warm(ctx, what); err != nil {
+		return 0, 0, err
+	}
+	before, err := resident(v.r.p.pid)
+	if err != nil {
+		return 0, 0, err
+	}
+	if n, err = v.crowd.callFor(ctx, c.o.SAs, what, growLimit); err != nil {
+		return 0, 0, fmt.Errorf("%s: %w", v.name, err)
+	}
+	after, err := resident(v.r.p.pid)
+	return float64(after-before) / float64(n), n, err
+}
+
+// loading has fresh daemons read many tunnels, and the same again.
+func (c *ikeCost) loading(ctx context.Context) error {
+	defer c.coati.end()
+	defer c.swan.end()
+	for n := 1; n <= c.o.Tunnels; n++ {
+		if err := c.coati.to.write(fmt.Sprintf("t%d.psk", n), peerPSK(n)+"\n"); err != nil {
+			return err
+		}
+	}
+	for round := range heavyRounds {
+		for _, v := range []*rival{c.coati, c.swan} {
+			if v == nil {
+				continue
+			}
+			first, again, err := c.loadTwice(ctx, v)
+			if err != nil {
+				return err
+			}
+			c.report.series("ike-load", fmt.Sprintf("load %d tunnels", c.o.Tunnels), loadTime, v.name).add(round, first.Seconds())
+			c.report.series("ike-reload", fmt.Sprintf("reload %d unchanged tunnels", c.o.Tunnels), loadTime, v.name).add(round, again.Seconds())
+			c.p.step(fmt.Sprintf("round %d  %-12s %5.2f s to load %d tunnels, %.2f s to reload", round+1, v.name, first.Seconds(), c.o.Tunnels, again.Seconds()))
+			v.end()
+		}
+	}
+	return nil
+}
+
+// loadTwice loads and reloads. Ours begins with the start of the process; strongSwan runs already.
+func (c *ikeCost) loadTwice(ctx context.Context, v *rival) (first, again time.Duration, err error) {
+	c.starts++
+	label := fmt.Sprintf("daemon-%d", c.starts)
+	if v.name == Coati {
+		conf := coatiMany(v.to, c.o.Tunnels)
+		begin := time.Now()
+		if v.r, err = beginCoati(ctx, v.to, label, conf, "msg=configured"); err != nil {
+			return 0, 0, err
+		}
+		first = time.Since(begin)
+		begin = time.Now()
+		text, err := v.r.ask("reload")
+		if err == nil && !strings.Contains(text, "nothing") {
+			err = fmt.Errorf("coati reload: %s", lastLines(text, 2))
+		}
+		return first, time.Since(begin), err
+	}
+	if v.r, err = beginCharon(ctx, v.to, label); err != nil {
+		return 0, 0, err
+	}
+	conf := swanMany(v.to, c.o.Tunnels)
+	for _, took := range []*time.Duration{&first, &again} {
+		begin := time.Now()
+		if err := v.r.load(conf, c.o.Tunnels); err != nil {
+			return 0, 0, err
+		}
+		*took = time.Since(begin)
+	}
+	return first, again, nil
+}

@@ -1,0 +1,159 @@
+package esp
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"coati/packet"
+	"coati/policy"
+)
+
+// script is a FrameReader: nil is a moment when no frame is there.
+type script struct {
+	frames [][]byte
+	idle   func()
+}
+
+var errEnd = errors.New("no more frames")
+
+func (s *script) ReadFrame(buf []byte, idle func()) (int, error) {
+	for len(s.frames) > 0 {
+		f := s.frames[0]
+		s.frames = s.frames[1:]
+		if f != nil {
+			return copy(buf, f), nil
+		}
+		s.idle()
+		idle()
+		s.idle()
+	}
+	return 0, errEnd
+}
+
+// Packets of one SA and size leave together if they are there together; nothing waits for what is not there.
+func TestPacketsLeaveInCompany(t *testing.T) {
+	tiny := func(n int) [][]byte {
+		var out [][]byte
+		for i := range n {
+			out = append(out, segment{udp: true, sport: uint16(i), payload: filled(64, byte(i))}.frame())
+		}
+		return out
+	}
+	run := segment{sport: 1, payload: filled(46*1398, 1), gso: 1398}.frame()
+	short := segment{sport: 1, payload: filled(30, 1)}.frame()
+	other := segment{udp: true, v6: true, payload: filled(64, 2)}.frame()
+	marked := segment{udp: true, tos: 0xb8, payload: filled(64, 3)}.frame()
+	nowhere := segment{udp: true, payload: filled(64, 4)}.frame()
+	packet.IPv4(nowhere[packet.VirtioLen:])[16] = 77
+	packet.IPv4(nowhere[packet.VirtioLen:]).FillChecksum()
+	for name, c := range map[string]struct {
+		frames [][]byte
+		want   []int // packets in each send
+	}{
+		"one alone":                         {tiny(1), []int{1}},
+		"many at once":                      {tiny(10), []int{10}},
+		"then nothing, then more":           {slices.Concat(tiny(3), [][]byte{nil}, tiny(2)), []int{3, 2}},
+		"more than a run holds":             {tiny(130), []int{64, 64, 2}},
+		"another class":                     {slices.Concat(tiny(2), [][]byte{marked}, tiny(2)), []int{2, 1, 2}},
+		"larger ones":                       {slices.Concat(tiny(2), [][]byte{other, other}), []int{2, 2}},
+		"a smaller one is the last":         {slices.Concat([][]byte{other, other}, tiny(3)), []int{3, 2}},
+		"the end of a run waits for more":   {[][]byte{run, run}, []int{44, 44, 4}},
+		"and for nothing":                   {[][]byte{run, nil, run}, []int{44, 2, 44, 2}},
+		"a short end":                       {[][]byte{run, short, short}, []int{44, 3, 1}},
+		"what goes nowhere holds up nobody": {slices.Concat(tiny(2), [][]byte{nowhere}, tiny(2)), []int{2, 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := connect(t, gcm128, nil)
+			var want [][]byte
+			for _, f := range c.frames {
+				if f != nil && f[packet.VirtioLen+16] != 77 {
+					want = append(want, unfold(t, f)...)
+				}
+			}
+			if err := a.out.Run(&script{frames: c.frames, idle: func() {}}); err != errEnd {
+				t.Fatal(err)
+			}
+			var got []int
+			seq := uint32(0)
+			for _, s := range a.net.esp {
+				n := (len(s.buf) + s.stride - 1) / s.stride
+				got = append(got, n)
+				if first := packet.ESP(s.buf).Sequence(); first != seq+1 {
+					t.Errorf("a run begins with sequence number %d after %d", first, seq)
+				}
+				seq += uint32(n)
+			}
+			if d := cmp.Diff(c.want, got); d != "" {
+				t.Errorf("packets in each send (-want +got):\n%s", d)
+			}
+			carry(a, b)
+			if d := cmp.Diff(byFlow(t, want), byFlow(t, unfoldAll(t, b.tap.take()))); d != "" {
+				t.Errorf("packets changed on the way (-sent +received):\n%.2000s", d)
+			}
+		})
+	}
+}
+
+// When the queue waits for a frame nothing is left behind.
+func TestNothingWaitsWhileTheQueueDoes(t *testing.T) {
+	a, _ := connect(t, gcm128, nil)
+	f := segment{sport: 1}.frame()
+	var at []int
+	s := &script{frames: [][]byte{f, f, nil, f, nil}, idle: func() {
+		n := 0
+		for _, s := range a.net.esp {
+			n += (len(s.buf) + s.stride - 1) / s.stride
+		}
+		at = append(at, n)
+	}}
+	_ = a.out.Run(s)
+	if d := cmp.Diff([]int{0, 2, 2, 3}, at); d != "" {
+		t.Errorf("packets sent before and after the queue was told to be idle (-want +got):\n%s", d)
+	}
+}
+
+// Packets whose SA ends before they are sealed leave on its successor, before what comes after them, or wait for one.
+func TestAnSAEndsBeforeDeparture(t *testing.T) {
+	for name, next := range map[string][]policy.SA{"a successor": {link{enc: "aes128gcm16", id: 1}.outbound()}, "none": nil} {
+		t.Run(name, func(t *testing.T) {
+			a, b := connect(t, gcm128, nil)
+			b.mustApply(t, policy.Tx{AddSAs: []policy.SA{link{enc: "aes128gcm16", id: 1}.inbound()}})
+			var want [][]byte
+			for i := range 4 {
+				f := segment{sport: 1, udp: true, payload: filled(100, byte(i))}.frame()
+				want = append(want, unfold(t, f)...)
+				if i == 2 {
+					a.mustApply(t, policy.Tx{AddSAs: next, DeleteSAs: []policy.SAID{1}})
+				}
+				a.out.Add(f)
+			}
+			a.out.Flush()
+			if next == nil {
+				if n, _ := a.Waiting(1); n != 4 || len(a.net.take()) != 0 {
+					t.Errorf("%d packets wait, want 4", n)
+				}
+				a.mustApply(t, policy.Tx{AddSAs: []policy.SA{link{enc: "aes128gcm16", id: 1}.outbound()}})
+			}
+			carry(a, b)
+			if d := cmp.Diff(byFlow(t, want), byFlow(t, unfoldAll(t, b.tap.take()))); d != "" {
+				t.Errorf("packets changed on the way (-sent +received):\n%.2000s", d)
+			}
+			if n := a.drops(DropExpired); n != 0 {
+				t.Errorf("%d dropped", n)
+			}
+		})
+	}
+}
+
+// All packets of a frame that cannot leave are counted, those of its second run too.
+func TestAFailedFrameIsCountedWhole(t *testing.T) {
+	a, _ := connect(t, gcm128, nil)
+	a.net.fail = errors.New("no buffer space")
+	a.out.Process(segment{sport: 1, payload: filled(46*1398, 1), gso: 1398}.frame())
+	if n := a.drops(DropSendFailed); n != 46 {
+		t.Errorf("%d counted, want 46", n)
+	}
+}

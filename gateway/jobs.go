@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+
+	"coati/ike"
+)
+
+// pool runs the engine's jobs on a fixed number of goroutines, in the order they came. Submitting never waits: how many
+// jobs can be open is bounded by the engine's limits on half-open SAs.
+type pool struct {
+	results chan ike.JobDone
+
+	mu     sync.Mutex // guards what follows
+	wake   *sync.Cond
+	queue  []ike.Job
+	closed bool
+
+	done    context.Context
+	workers sync.WaitGroup
+}
+
+// newPool starts n workers that end after done and close.
+func newPool(done context.Context, n int) *pool {
+	p := &pool{results: make(chan ike.JobDone, n), done: done}
+	p.wake = sync.NewCond(&p.mu)
+	for range n {
+		p.workers.Go(p.work)
+	}
+	return p
+}
+
+func (p *pool) submit(j ike.Job) {
+	p.mu.Lock()
+	p.queue = append(p.queue, j)
+	p.mu.Unlock()
+	p.wake.Signal()
+}
+
+// close drops what waits, and returns when no worker runs.
+func (p *pool) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.wake.Broadcast()
+	p.workers.Wait()
+}
+
+func (p *pool) work() {
+	for {
+		p.mu.Lock()
+		for len(p.queue) == 0 && !p.closed {
+			p.wake.Wait()
+		}
+		if p.closed {
+			p.mu.Unlock()
+			return
+		}
+		j := p.queue[0]
+		p.queue = p.queue[1:]
+		p.mu.Unlock()
+		r := ike.JobDone{ID: j.ID}
+		r.Result, r.Err = compute(j)
+		select {
+		case p.results <- r:
+		case <-p.done.Done():
+		}
+	}
+}
+
+// compute turns a panic into the job's error: one peer's numbers must not end all tunnels.
+func compute(j ike.Job) (result any, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("a computation failed: %v\n%s", r, debug.Stack())
+		}
+	}()
+	return j.Run()
+}

@@ -1,0 +1,307 @@
+package v2
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"coati/ike"
+	"coati/ike/auth"
+	"coati/ike/wire"
+	"coati/policy"
+)
+
+// IKE_AUTH with a pre-shared key, RFC 7296, sections 1.2 and 2.15:
+//
+//	HDR, SK {IDi, [IDr,] AUTH, SAi2, TSi, TSr, [N(INITIAL_CONTACT)]}  -->
+//	                     <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
+
+// signed is what the initiator (or the responder) of this SA signs.
+func (s *sa) signed(byInitiator bool, id *wire.ID) []byte {
+	if byInitiator {
+		return auth.SignedOctets(s.prf, s.initRequest(), s.nr, s.keys.Pi, id.Body())
+	}
+	return auth.SignedOctets(s.prf, s.initResponse(), s.ni, s.keys.Pr, id.Body())
+}
+
+func (s *sa) initRequest() []byte {
+	if s.initiator {
+		return s.start.current.request
+	}
+	return s.start.request
+}
+
+func (s *sa) initResponse() []byte {
+	if s.initiator {
+		return s.start.answered.raw
+	}
+	return s.start.answer
+}
+
+// sendAuth says who we are and asks for the first child.
+func (s *sa) sendAuth() {
+	id := idPayload(false, s.localID)
+	payloads := []wire.Payload{id}
+	if want := s.tunnel.RemoteID; !want.IsZero() && want.Type != policy.IDAnyOne {
+		payloads = append(payloads, idPayload(true, want))
+	}
+	payloads = append(payloads, &wire.Auth{Method: wire.AuthSharedKey, Data: auth.PSK(s.prf, s.tunnel.PSK, s.signed(true, id))})
+	if s.renews && s.peerIsCoati {
+		payloads = append(payloads, &wire.VendorID{Data: renewID})
+	}
+	if !s.env.HasOther(s.tunnel.Name, s) {
+		payloads = append(payloads, notify(wire.NotifyInitialContact, nil))
+	}
+	cfg := s.firstWanted()
+	if cfg == nil {
+		s.fail(errors.New("nothing to negotiate: the tunnel has no children"), ike.ClosedFailed)
+		return
+	}
+	c, err := s.newChild(cfg, true)
+	if err != nil {
+		s.fail(err, ike.ClosedFailed)
+		return
+	}
+	s.children = []*child{c}
+	c.offered = without(cfg.ESP, policy.TransformKE)
+	c.nonceI, c.nonceR = s.ni, s.nr
+	c.local, c.remote = selectorsFor(cfg, packetOf(cfg, s.flow))
+	mode, err := s.offerMode(c)
+	if err != nil {
+		s.fail(err, ike.ClosedFailed)
+		return
+	}
+	payloads = append(payloads, saPayload(c.offered, wire.SPI4(uint32(c.inSPI))), tsPayload(false, c.local), tsPayload(true, c.remote))
+	payloads = append(payloads, mode...)
+	s.phase = phaseAuthSent
+	s.sendRequest(wire.ExchangeIKEAuth, 0, payloads...)
+}
+
+// firstWanted is the first of the wanted children; it stays wanted until the SA is established.
+func (s *sa) firstWanted() *policy.Child {
+	for len(s.wanted) > 0 {
+		if cfg := childConfig(s.tunnel, s.wanted[0]); cfg != nil {
+			return cfg
+		}
+		s.wanted = s.wanted[1:]
+	}
+	return nil
+}
+
+// authRequested checks who the peer is, and answers with who we are and the first child.
+func (s *sa) authRequested(m *message) {
+	idi, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDi)
+	idr, hasIDr := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
+	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
+	s.remoteID = policyIdentity(idi)
+	t, err := s.choosePeer(idi, idr, hasIDr, proof)
+	if err != nil {
+		s.refused("peer is not who it must be", err)
+		s.refuse(wire.NotifyAuthenticationFailed, nil)
+		s.fail(fmt.Errorf("authentication failed: %w", err), ike.ClosedFailed)
+		return
+	}
+	s.tunnel = t
+	s.renews = slices.ContainsFunc(m.payloads, func(q wire.Payload) bool {
+		v, ok := q.(*wire.VendorID)
+		return ok && string(v.Data) == string(renewID)
+	})
+	contact := m.notify(wire.NotifyInitialContact) != nil
+	other := s.env.PeerHas(t.Name, s.remoteID, s)
+	if other && !contact && !s.renews && t.Unique == policy.UniqueKeep {
+		s.refused("peer is there already", fmt.Errorf("%s has an IKE SA with tunnel %s, which keeps the first: see unique", s.remoteID, t.Name))
+		s.refuse(wire.NotifyAuthenticationFailed, nil)
+		s.fail(errors.New("the peer has an IKE SA already"), ike.ClosedFailed)
+		return
+	}
+	s.localID = localIdentity(t, s.path)
+	s.path.Encap = policy.EncapRaw
+	if s.floats(t.Encap) {
+		s.path.Encap = policy.EncapUDP
+	}
+	s.answerPath.Encap = s.path.Encap
+	id := idPayload(true, s.localID)
+	payloads := []wire.Payload{id, &wire.Auth{Method: wire.AuthSharedKey, Data: auth.PSK(s.prf, t.PSK, s.signed(false, id))}}
+	sa, _ := wire.Find[*wire.SA](m.payloads, wire.PayloadSA)
+	c, reject := s.acceptChild(m, sa, s.ni, s.nr, policy.Secret{}, nil, true)
+	s.established(contact)
+	if reject != nil {
+		// The IKE SA stands without a child (section 1.2).
+		s.refused("no child SA", reject)
+		s.respond(0, append(payloads, notify(reject.notify, nil))...)
+		return
+	}
+	if other && !contact {
+		// The peer may have the child on another SA; it gets our answer first, so it uses the new pair first.
+		c.standby = true
+		c.activateAt = s.now.Add(s.env.Limits.DeleteGrace)
+	}
+	c.pair[1].First = !other
+	change := s.installed(c)
+	s.changes[change] = c
+	c.authReply = payloads
+	s.respond(change, append(payloads, c.answer...)...)
+	s.childUp(c)
+	s.openWanted()
+}
+
+// authIncomplete refuses what lacks payloads: EAP and childless initiation are not offered here.
+func (s *sa) authIncomplete(m *message) {
+	err := fmt.Errorf("IKE_AUTH lacks payloads it must have: it has %s", payloadNames(m))
+	if !authP.in(m) && idi.in(m) {
+		err = errors.New("the peer wants to authenticate by EAP, which no tunnel here offers")
+		s.refused("peer is not who it must be", err)
+		s.refuse(wire.NotifyAuthenticationFailed, nil)
+	} else {
+		s.refuse(wire.NotifyInvalidSyntax, nil)
+	}
+	s.fail(err, ike.ClosedFailed)
+}
+
+// choosePeer finds the tunnel whose peer this is, and checks the proof. The error says in plain words what did not fit with
+// the tunnel that came nearest; if that is the one whose peer it says it is, it is the only candidate left.
+func (s *sa) choosePeer(idi, idr *wire.ID, hasIDr bool, proof *wire.Auth) (*policy.PeerTunnel, error) {
+	if proof.Method != wire.AuthSharedKey {
+		return nil, fmt.Errorf("the peer authenticates by %s, the tunnel expects a pre-shared key", proof.Method)
+	}
+	signed := s.signed(true, idi)
+	var nearest *policy.PeerTunnel
+	var why error
+	got := -1
+	miss := func(t *policy.PeerTunnel, far int, err error) {
+		if far <= got {
+			return
+		}
+		if got, why, nearest = far, err, t; far == 0 {
+			nearest = nil
+		}
+	}
+	// The configuration may have changed since the first request.
+	s.candidates = s.env.Candidates(s.start.path)
+	for _, t := range s.candidates {
+		if t.Version != 2 {
+			continue
+		}
+		want, mine := remoteIdentity(t, s.path), localIdentity(t, s.path)
+		switch {
+		case !want.Matches(s.remoteID):
+			miss(t, 0, fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, t.Name, want))
+		case hasIDr && !mine.Matches(policyIdentity(idr)):
+			miss(t, 1, fmt.Errorf("the peer looks for %s, tunnel %s is %s: see local-id", policyIdentity(idr), t.Name, mine))
+		case !agrees(t, s.proposal):
+			miss(t, 2, fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.proposal))
+		case !auth.VerifyPSK(s.prf, t.PSK, signed, proof.Data):
+			miss(t, 3, fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, t.Name))
+		default:
+			return t, nil
+		}
+	}
+	if why == nil {
+		why = fmt.Errorf("no tunnel is configured for %s", s.remoteID)
+	}
+	if nearest != nil {
+		s.candidates = []*policy.PeerTunnel{nearest}
+	}
+	return nil, why
+}
+
+func agrees(t *policy.PeerTunnel, p policy.Proposal) bool {
+	_, err := policy.Agreed(t.IKE, p)
+	return err == nil
+}
+
+// authAnswered checks who the peer is, and takes the child it answered with.
+func (s *sa) authAnswered(m *message) {
+	idr, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
+	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
+	s.remoteID = policyIdentity(idr)
+	want := remoteIdentity(s.tunnel, s.path)
+	var err error
+	switch {
+	case proof.Method != wire.AuthSharedKey:
+		err = fmt.Errorf("the peer authenticates by %s, the tunnel expects a pre-shared key", proof.Method)
+	case !want.Matches(s.remoteID):
+		err = fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want)
+	case !auth.VerifyPSK(s.prf, s.tunnel.PSK, s.signed(false, idr), proof.Data):
+		err = fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, s.tunnel.Name)
+	}
+	if err != nil {
+		// The peer believes that the SA stands; it is told (section 2.21.2).
+		s.sendRequest(wire.ExchangeInformational, 0, notify(wire.NotifyAuthenticationFailed, nil))
+		s.spoiled(err)
+		return
+	}
+	c := s.children[0]
+	s.authLifetime(m)
+	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return w == c.name })
+	s.established(false)
+	if no := m.errorNotify(); no != nil {
+		s.dropChild(c, childRefusal(no.Type, c))
+		s.openWanted()
+		return
+	}
+	if err := s.takeAnswer(c, m, policy.Secret{}); err != nil {
+		s.dropChild(c, err)
+		s.enqueue(&deleteTask{spi: c.inSPI})
+		return
+	}
+	change := s.installed(c)
+	s.changes[change] = c
+	s.childUp(c)
+	s.openWanted()
+}
+
+func (s *sa) authRefused(m *message) {
+	no := m.errorNotify()
+	err := fmt.Errorf("the peer refuses: %s", no.Type)
+	if no.Type == wire.NotifyAuthenticationFailed {
+		err = fmt.Errorf("the peer %s refuses our identity %s or our pre-shared key: compare local-id and psk-file with its configuration", s.path.Remote.Addr(), s.localID)
+	}
+	s.spoiled(err)
+}
+
+func (s *sa) authNonsense(m *message) {
+	s.spoiled(fmt.Errorf("the answer to IKE_AUTH lacks payloads it must have: it has %s", payloadNames(m)))
+}
+
+// established begins the life of the SA.
+func (s *sa) established(initialContact bool) {
+	s.phase = phaseEstablished
+	s.establishedAt = s.now
+	s.firstNonce = s.lowNonce
+	if s.closing {
+		s.closeNext()
+		s.resumeAt = s.now
+	}
+	s.halfOpenUntil = zeroTime
+	s.dropBranches()
+	s.start.wipe()
+	s.startKeepalive()
+	s.startLifetime()
+	s.out.Record(slog.LevelInfo, "IKE SA established", append(s.attrs(), slog.String("local-id", s.localID.String()), slog.String("remote-id", s.remoteID.String()), slog.String("ciphers", s.proposal.String()))...)
+	s.out.Signal(ike.Signal{Kind: ike.SignalEstablished, InitialContact: initialContact})
+}
+
+// openWanted opens the children that IKE_AUTH had no room for.
+func (s *sa) openWanted() {
+	w := s.wanted
+	s.wanted = nil
+	for _, name := range w {
+		s.open(name, policy.Flow{})
+	}
+}
+
+// authLifetime: the peer wants us to authenticate anew before so many seconds have passed (RFC 4478).
+func (s *sa) authLifetime(m *message) {
+	no := m.notify(wire.NotifyAuthLifetime)
+	if no == nil || len(no.Data) != 4 {
+		return
+	}
+	d := time.Duration(binary.BigEndian.Uint32(no.Data)) * time.Second
+	d -= d/10 + s.env.Jitter(d/10)
+	s.demandedAt = s.now.Add(max(d, s.env.Limits.RetryFirst))
+	s.reauthAt = ike.Earlier(s.reauthAt, s.demandedAt)
+}

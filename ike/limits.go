@@ -31,6 +31,9 @@ type Limits struct {
 	RetryFirst, RetryMax time.Duration
 	// DeleteGrace is how long an SA that was superseded stays for packets on their way.
 	DeleteGrace time.Duration
+	// FlightTime is how long the answer to a peer's delete of an IKE SA waits for our last packets on it to arrive, if the
+	// peer has another one with us.
+	FlightTime time.Duration
 	// AnswerGrace is how long an initiator whose responder did not prove who it is waits for the answer of another: the
 	// first may have been forged (RFC 7296, section 2.4).
 	AnswerGrace time.Duration
@@ -67,6 +70,7 @@ func DefaultLimits() Limits {
 		RetryMax:              60 * time.Second,
 		DeleteGrace:           5 * time.Second,
 		TemporaryRetry:        2 * time.Second,
+		FlightTime:            100 * time.Millisecond,
 		AnswerGrace:           time.Second,
 		IdleDuplicate:         time.Minute,
 		LogLines:              100,

@@ -120,6 +120,42 @@ func TestASecondSAOfOneIdentity(t *testing.T) {
 	}
 }
 
+// A peer that authenticates anew deletes its old IKE SA, and may forget the inbound ESP SAs the moment we answer.
+func TestTheAnswerToADeleteFollowsOurLastPackets(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*policy.PeerTunnel)
+		act    func(w *World, a *Host)
+		flight bool
+	}{
+		"beside another SA":  {func(t *policy.PeerTunnel) { t.Reauth = 20 * time.Second }, func(w *World, _ *Host) { w.Run(30 * time.Second) }, true},
+		"the last SA":        {nil, func(w *World, a *Host) { a.Command(ike.Down, "t", ""); w.Run(time.Second) }, false},
+		"after an IKE rekey": {nil, func(w *World, a *Host) { a.Command(ike.Rekey, "t", ""); w.Run(time.Second) }, false},
+	} {
+		w, a, b := pair(t, 74, c.change, nil)
+		a.Command(ike.Up, "t", "")
+		w.Run(time.Second)
+		var asked, answered time.Duration
+		w.Trace = func(e Entry) {
+			switch {
+			case e.Kind == "got" && e.To == "b" && strings.HasPrefix(e.Text, "INFORMATIONAL request"):
+				asked = e.At
+			case e.Kind == "sent" && e.From == "b" && strings.HasPrefix(e.Text, "INFORMATIONAL response"):
+				answered = e.At
+			}
+		}
+		c.act(w, a)
+		want := time.Duration(0)
+		if c.flight {
+			want = b.Limits.FlightTime
+		}
+		if asked == 0 || answered-asked != want {
+			t.Errorf("%s: asked at %v, answered at %v, want %v later", name, asked, answered, want)
+		}
+		noFaults(t, w)
+	}
+}
+
 func TestTwoClientsOfOneTunnelAreNotMixedUp(t *testing.T) {
 	t.Parallel()
 	w := NewWorld(34)

@@ -108,14 +108,20 @@ func (s *sa) drained(ev ike.Event) {
 	switch ev := ev.(type) {
 	case ike.Datagram:
 		if w, err := wire.Parse(slices.Clone(ev.Bytes)); err == nil && s.mine(&w.Header) && w.Flags&wire.FlagResponse == 0 {
-			s.repeated(w, ev.Path)
+			if s.repeated(w, ev.Path) {
+				s.answerAt = zeroTime
+			}
 		}
 	case ike.Timer:
 		s.reap()
+		if due(s.answerAt, s.now) {
+			s.answer()
+		}
 		if due(s.lingerUntil, s.now) {
 			s.gone()
 		}
 	case ike.Close:
+		s.answer()
 		s.gone()
 	}
 }

@@ -103,7 +103,7 @@ func (s *sa) deleteRequested(m *message) {
 			continue
 		}
 		if d.Protocol == wire.ProtocolIKE {
-			s.respond(0)
+			s.answerDelete()
 			s.deletedByPeer()
 			return
 		}
@@ -140,6 +140,27 @@ func (s *sa) twin(c *child) bool {
 func (s *sa) deletingNow(c *child) bool {
 	dt, ok := s.doing.(*deleteTask)
 	return ok && dt.child == c && s.pending != nil
+}
+
+// answerDelete answers the peer's delete of the IKE SA. With the answer the peer may forget its inbound SAs. If it has another
+// IKE SA with us it expects to lose nothing, and the answer leaves a little later than our last packet on this one.
+func (s *sa) answerDelete() {
+	rekeyed := s.successor != nil || s.rekey != nil && s.rekey.theirs != nil
+	if rekeyed || len(s.children) == 0 || !s.env.PeerHas(s.tunnel.Name, s.remoteID, s) {
+		s.respond(0)
+		return
+	}
+	if s.prepare() {
+		s.answerAt = s.now.Add(s.env.Limits.FlightTime)
+	}
+}
+
+// answer sends the answer that waits, if one does.
+func (s *sa) answer() {
+	if !s.answerAt.IsZero() {
+		s.answerAt = zeroTime
+		s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: slices.Clone(s.cache.response)})
+	}
 }
 
 // deletedByPeer ends the SA; after a rekey that the peer finished, its children live on.

@@ -87,6 +87,7 @@ type sa struct {
 	rekey     *ikeRekey // under way, ours or the peer's
 
 	halfOpenUntil, keepaliveAt, rekeyAt, expireAt, lingerUntil, reauthAt, resumeAt time.Time
+	answerAt                                                                       time.Time // when the answer to the peer's delete leaves
 	demandedAt                                                                     time.Time // by when the peer wants us to authenticate anew
 	later                                                                          []delayed // tasks to begin again
 
@@ -190,7 +191,7 @@ func (s *sa) Deadline() time.Time {
 	if s.pending != nil {
 		d = s.pending.next
 	}
-	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.reauthAt, s.resumeAt, s.livenessAt()} {
+	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.answerAt, s.reauthAt, s.resumeAt, s.livenessAt()} {
 		d = ike.Earlier(d, t)
 	}
 	for i := range s.reaps {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"coati/ike"
 	"coati/ike/sim"
@@ -102,6 +103,10 @@ func TestEveryArrowIsTaken(t *testing.T) {
 	b.event(ike.Command{ID: 1, Verb: ike.Down, Tunnel: "t"})
 	if got := p.ask(wire.ExchangeCreateChildSA, espSA(7), &wire.Nonce{Data: make([]byte, 32)}, ts(false, "10.2.0.0/16"), ts(true, "10.1.0.0/16")); !has(got, wire.NotifyTemporaryFailure) {
 		t.Errorf("a child while we delete is answered with %v", got)
+	}
+	b.wait(time.Minute)
+	if sas, _ := b.established(); sas != 0 {
+		t.Error("a delete that nobody answers is waited for")
 	}
 	count(b)
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"time"
 
 	"coati/ike"
@@ -166,13 +167,20 @@ func (s *sa) wear() {
 
 // respond seals the response to the latest request, caches and sends it.
 func (s *sa) respond(after ike.ChangeID, payloads ...wire.Payload) {
+	if s.prepare(payloads...) {
+		s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: slices.Clone(s.cache.response), After: after})
+	}
+}
+
+// prepare seals an answer and keeps it; false if the SA ended over it.
+func (s *sa) prepare(payloads ...wire.Payload) bool {
 	b, err := s.seal(s.cache.exchange, wire.FlagResponse, s.cache.id, payloads)
 	if err != nil {
 		s.fail(err, ike.ClosedFailed)
-		return
+		return false
 	}
 	s.cache.response = b
-	s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: append([]byte(nil), b...), After: after})
+	return true
 }
 
 // refuse answers the latest request with an error notification (section 2.21).

@@ -1,6 +1,8 @@
 package esp
 
 import (
+	"bytes"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,28 +22,48 @@ const (
 	acquirePatience = 3 * time.Minute
 )
 
+// queue is what waits for an SA of one policy. Nothing is sent while mu is held: what sends may find that its SA has ended,
+// and come back here. Who needs more than one lock takes Plane.mu, Plane.ownMu, mu in this order.
 type queue struct {
-	waiting atomic.Int32 // len(frames), for who does not hold mu
+	waiting atomic.Int32 // frames here and on their way from here, for who does not hold mu
 
-	mu     sync.Mutex // guards what follows, and the order of packets while some wait
-	frames [][]byte
-	octets int
-	asked  int64 // when an Acquire was taken, unix nanoseconds; 0: none is pending
-	since  int64 // when the first of frames came
+	mu      sync.Mutex // guards what follows
+	frames  []waiting
+	octets  int
+	leaving int   // were taken from frames by who holds Plane.ownMu, and have not left yet
+	asked   int64 // when an Acquire was taken, unix nanoseconds; 0: none is pending
+	gone    bool  // the policy is deleted
 }
 
-// hold lets a packet wait that found no SA, or found others waiting before it. If that changed meanwhile the packet goes
-// its way: o sends it.
+type waiting struct {
+	frame []byte
+	flow  policy.Flow
+	since int64 // unix nanoseconds
+}
+
+// hold lets the loaded frame wait that found no SA, or found others waiting before it. If that changed meanwhile it goes
+// its way: whoever comes first after the SA lets the waiting go, then itself.
 func (o *Outbound) hold(e *spdEntry, frame []byte) {
-	q, p := e.queue, o.plane
+	flow := flowOf(&o.info)
+	for {
+		sa, first := e.queue.enter(o.plane, e, frame, &flow)
+		switch {
+		case sa == nil:
+			return
+		case first:
+			o.protect(sa)
+			return
+		}
+		o.plane.drainQueue(e)
+	}
+}
+
+// enter lets a frame wait, unless an SA takes it: then first says that nothing before it has to leave.
+func (q *queue) enter(p *Plane, e *spdEntry, frame []byte, flow *policy.Flow) (sa *outSA, first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	flow := flowOf(&o.info)
-	if sa := e.bundle.pick(&flow); sa != nil {
-		// Whoever comes first after the SA lets the waiting go, then itself.
-		p.drainLocked(e)
-		o.protect(sa)
-		return
+	if sa = e.bundle.pick(flow); sa != nil {
+		return sa, q.leaving == 0 && !q.ready(e.bundle)
 	}
 	limit, room := e.config.QueuePackets, e.config.QueueOctets
 	if limit <= 0 {
@@ -50,17 +72,32 @@ func (o *Outbound) hold(e *spdEntry, frame []byte) {
 	if room <= 0 {
 		room = policy.DefaultQueueOctets
 	}
-	if len(q.frames) >= limit || q.octets+len(frame) > room {
+	switch {
+	case q.gone:
+		p.count.drops.add(DropNoPolicy, 1)
+		return nil, false
+	case len(q.frames)+q.leaving >= limit || q.octets+len(frame) > room:
 		p.count.drops.add(DropQueueFull, 1)
-	} else {
-		if len(q.frames) == 0 {
-			q.since = p.clock.Load()
-		}
-		q.frames = append(q.frames, append([]byte(nil), frame...))
-		q.octets += len(frame)
-		q.waiting.Store(int32(len(q.frames)))
+	default:
+		q.frames = append(q.frames, waiting{bytes.Clone(frame), *flow, p.clock.Load()})
+		q.count()
 	}
-	p.acquire(e, &flow)
+	p.acquire(e, flow)
+	return nil, false
+}
+
+// ready says whether something waits that an SA takes now.
+func (q *queue) ready(b *bundle) bool {
+	return slices.ContainsFunc(q.frames, func(w waiting) bool { return b.pick(&w.flow) != nil })
+}
+
+// count follows a change of frames or leaving.
+func (q *queue) count() {
+	q.octets = 0
+	for _, w := range q.frames {
+		q.octets += len(w.frame)
+	}
+	q.waiting.Store(int32(len(q.frames) + q.leaving))
 }
 
 // acquire asks for an SA, once; the queue is locked.
@@ -71,70 +108,108 @@ func (p *Plane) acquire(e *spdEntry, flow *policy.Flow) {
 	}
 }
 
+// drainQueue sends what waits and has an SA now, in order. The rest needs another SA than the one that came. Later packets
+// wait for it to end.
 func (p *Plane) drainQueue(e *spdEntry) {
-	e.queue.mu.Lock()
-	defer e.queue.mu.Unlock()
-	p.drainLocked(e)
-}
-
-// drainLocked sends what waits and has an SA now, in order. The rest needs another SA than the one that came.
-func (p *Plane) drainLocked(e *spdEntry) {
-	q := e.queue
-	if len(q.frames) == 0 {
-		q.asked = 0
-		return
-	}
 	p.ownMu.Lock()
 	defer p.ownMu.Unlock()
-	o := p.own
-	rest := q.frames[:0]
-	var first policy.Flow
-	q.octets = 0
-	for _, frame := range q.frames {
-		o.ready.loaded = false
-		if !o.load(frame) {
-			continue
+	var back []waiting
+	for {
+		out, gone := e.queue.takeReady(p, e, back)
+		if gone {
+			p.refuse(back, DropNoPolicy)
 		}
-		flow := flowOf(&o.info)
-		if sa := e.bundle.pick(&flow); sa != nil {
-			o.protect(sa)
-			continue
+		if len(out) == 0 {
+			return
 		}
-		if len(rest) == 0 {
-			first = flow
-		}
-		rest = append(rest, frame)
-		q.octets += len(frame)
-	}
-	o.Flush()
-	clear(q.frames[len(rest):])
-	q.frames = rest
-	q.waiting.Store(int32(len(rest)))
-	q.asked = 0
-	if len(rest) > 0 {
-		p.acquire(e, &first)
-	} else {
-		q.frames = nil
+		back = p.release(e, out)
 	}
 }
 
-// failQueue answers what waits and forgets it; the next packet asks again.
-func (p *Plane) failQueue(e *spdEntry, why Reason) {
-	q := e.queue
+// takeReady puts back in front what could not leave, and takes what has an SA now; gone says that it is too late for that.
+// Plane.ownMu is locked.
+func (q *queue) takeReady(p *Plane, e *spdEntry, back []waiting) (out []waiting, gone bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	frames := q.frames
-	q.frames, q.octets, q.asked = nil, 0, 0
-	q.waiting.Store(0)
+	if q.gone {
+		q.leaving = 0
+		q.count()
+		return nil, true
+	}
+	var rest []waiting
+	for _, w := range slices.Concat(back, q.frames) {
+		if e.bundle.pick(&w.flow) != nil {
+			out = append(out, w)
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	q.frames, q.leaving = rest, len(out)
+	q.count()
+	if len(out) > 0 {
+		return out, false
+	}
+	q.asked = 0
+	if len(rest) > 0 {
+		p.acquire(e, &rest[0].flow)
+	}
+	return nil, false
+}
+
+// release sends frames one by one until an SA ends, and returns what did not leave. Plane.ownMu is locked.
+func (p *Plane) release(e *spdEntry, out []waiting) (back []waiting) {
+	o := p.own
+	for i := range out {
+		w := &out[i]
+		sa := e.bundle.pick(&w.flow)
+		if sa == nil {
+			return out[i:]
+		}
+		o.ready.loaded = false
+		if !o.load(w.frame) {
+			continue
+		}
+		o.protect(sa)
+		o.Flush()
+		if len(o.returned) == 0 {
+			continue
+		}
+		for _, f := range o.returned {
+			back = append(back, waiting{f, w.flow, w.since})
+		}
+		o.returned = nil
+		return append(back, out[i+1:]...)
+	}
+	return nil
+}
+
+// failQueue answers what waits and forgets it; the next packet asks again, unless the policy is gone.
+func (p *Plane) failQueue(e *spdEntry, why Reason) {
+	frames := e.queue.empty(why == DropNoPolicy)
 	if len(frames) == 0 {
 		return
 	}
 	p.ownMu.Lock()
 	defer p.ownMu.Unlock()
-	for _, frame := range frames {
+	p.refuse(frames, why)
+}
+
+// empty takes everything out, for good if the policy is gone.
+func (q *queue) empty(gone bool) []waiting {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	frames := q.frames
+	q.frames, q.asked, q.gone = nil, 0, q.gone || gone
+	q.count()
+	return frames
+}
+
+// refuse answers what cannot leave. Plane.ownMu is locked.
+func (p *Plane) refuse(frames []waiting, why Reason) {
+	for _, w := range frames {
 		p.count.drops.add(why, 1)
-		if packet.Parse(frame[packet.VirtioLen:], &p.own.info) == nil {
-			p.own.answerProhibited(frame[packet.VirtioLen:])
+		if packet.Parse(w.frame[packet.VirtioLen:], &p.own.info) == nil {
+			p.own.answerProhibited(w.frame[packet.VirtioLen:])
 		}
 	}
 }
@@ -145,23 +220,23 @@ func (p *Plane) tickQueue(e *spdEntry, now int64) {
 	if q.waiting.Load() == 0 {
 		return
 	}
-	q.mu.Lock()
-	if len(q.frames) == 0 {
-		q.mu.Unlock()
-		return
-	}
-	if now-q.since > int64(acquirePatience) {
-		q.mu.Unlock()
+	if q.tick(p, e, now) {
 		p.failQueue(e, DropNoSA)
-		return
+	}
+}
+
+func (q *queue) tick(p *Plane, e *spdEntry, now int64) (late bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.frames) == 0 {
+		return false
+	}
+	if now-q.frames[0].since > int64(acquirePatience) {
+		return true
 	}
 	if now-q.asked > int64(acquireRepeat) {
-		var info packet.Info
-		if packet.Parse(q.frames[0][packet.VirtioLen:], &info) == nil {
-			q.asked = 0
-			flow := flowOf(&info)
-			p.acquire(e, &flow)
-		}
+		q.asked = 0
+		p.acquire(e, &q.frames[0].flow)
 	}
-	q.mu.Unlock()
+	return false
 }

@@ -241,3 +241,92 @@ func TestDeletedPolicyLetsNothingWait(t *testing.T) {
 		t.Errorf("drops %v", a.Counters().Drops)
 	}
 }
+
+// The SA ends while what waited leaves on it. The rest waits for the next SA, in order: nobody waits for himself.
+func TestAnSAEndsWhileTheWaitingLeave(t *testing.T) {
+	short := gcm128
+	short.lifetime.HardPackets = 1
+	next := link{enc: "aes128gcm16", id: 1}
+	for name, c := range map[string]struct {
+		first []byte // besides two datagrams of different sizes that wait
+		bring func(a *host, sa policy.SA)
+	}{
+		"a transaction lets them go": {nil, func(a *host, sa policy.SA) { a.mustApply(t, policy.Tx{AddSAs: []policy.SA{sa}}) }},
+		"a packet lets them go": {segment{sport: 1, udp: true, payload: filled(130*300, 5), gso: 300}.frame(), func(a *host, sa policy.SA) {
+			a.bundles[sa.ReqID].replace(newOutSA(sa, must(newTransform(&sa))), nil)
+			a.generation.Add(1)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := waitingHost(t, nil), newHost(nil)
+			b.mustApply(t, policy.Tx{AddSAs: []policy.SA{short.inbound(), next.inbound()}})
+			var want [][]byte
+			add := func(f []byte) {
+				want = append(want, unfold(t, f)...)
+				a.out.Process(f)
+			}
+			for i := range 2 {
+				add(segment{sport: 1, udp: true, payload: filled(100+i*100, byte(i))}.frame())
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				c.bring(a, short.outbound())
+				if c.first != nil {
+					add(c.first)
+				}
+			}()
+			select {
+			case <-done:
+			case <-time.After(30 * time.Second):
+				t.Fatal("whoever sends what waited waits for itself")
+			}
+			carry(a, b)
+			if n, _ := a.Waiting(1); n == 0 {
+				t.Error("nothing waits for a successor")
+			}
+			a.mustApply(t, policy.Tx{AddSAs: []policy.SA{next.outbound()}})
+			add(segment{sport: 1, udp: true, payload: filled(50, 9)}.frame())
+			carry(a, b)
+			if d := cmp.Diff(byFlow(t, want), byFlow(t, unfoldAll(t, b.tap.take()))); d != "" {
+				t.Errorf("packets changed on the way (-sent +received):\n%.2000s", d)
+			}
+			if n, _ := a.Waiting(1); n != 0 || len(a.Counters().Drops) > 0 {
+				t.Errorf("%d wait, drops %v", n, a.Counters().Drops)
+			}
+		})
+	}
+}
+
+// An SA that ends with the first run of a frame sent on it, while the frame's queue holds others back.
+func TestAnSAEndsUnderAFrameThatWaited(t *testing.T) {
+	short := gcm128
+	short.lifetime.HardPackets = 1
+	a := waitingHost(t, nil)
+	f := segment{sport: 1, udp: true, payload: filled(130*300, 5), gso: 300}.frame()
+	a.out.Process(f)
+	a.mustApply(t, policy.Tx{AddSAs: []policy.SA{short.outbound()}})
+	if n, _ := a.Waiting(1); n != 130-maxRun {
+		t.Errorf("%d packets wait, want %d", n, 130-maxRun)
+	}
+	if n := len(a.net.packets()); n != maxRun {
+		t.Errorf("%d packets left, want %d", n, maxRun)
+	}
+	a.mustApply(t, policy.Tx{DeletePolicies: []policy.PolicyID{1}})
+	if n := a.drops(DropNoPolicy); n != 130-maxRun {
+		t.Errorf("%d counted as dropped with their policy, want %d", n, 130-maxRun)
+	}
+}
+
+// Whoever looked its policy up before it was deleted does not let a packet wait that nobody would count.
+func TestNothingWaitsForADeletedPolicy(t *testing.T) {
+	a := waitingHost(t, nil)
+	e := a.policies[1]
+	a.mustApply(t, policy.Tx{DeletePolicies: []policy.PolicyID{1}})
+	frame := numbered(1)
+	a.out.load(frame)
+	a.out.hold(e, frame)
+	if n := a.drops(DropNoPolicy); n != 1 || e.queue.waiting.Load() != 0 {
+		t.Errorf("%d dropped, %d wait", n, e.queue.waiting.Load())
+	}
+}

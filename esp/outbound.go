@@ -22,26 +22,34 @@ type flowSlot struct {
 type Outbound struct {
 	plane  *Plane
 	writer FrameWriter
-	frame  []byte
-	info   packet.Info
-	plan   plan
-	cache  []flowSlot
-	icmp   [packet.VirtioLen + packet.ICMPErrorLen]byte
-	iov    [1][]byte
-	piece  []byte // for fragments, made when first needed
-	headed []byte // for packets with headers of ours, likewise
-	// Of the loaded packets in transport mode: octets in front of ESP, where in them the number of what follows stands, and it.
-	bare, nextAt int
-	bareNext     byte
-	whole        []byte // for a packet to be fragmented, likewise
-	// Packets in transport mode of which fragments are here, made when first needed; assembled says that the loaded one was such.
+	loaded
+	cache []flowSlot
+	icmp  [packet.VirtioLen + packet.ICMPErrorLen]byte
+	iov   [1][]byte
+	// Made when first needed: for packets with headers of ours, and packets in transport mode of which fragments are here.
+	headed     []byte
 	assemblies []assembly
-	assembled  bool
 	// gathered says that the frame left packets in ready.
 	gathered bool
 	// rerouting says that what is carried was gathered before, for an SA that has ended.
 	rerouting bool
+	// returned is what was gathered for an SA that has ended, if this is the plane's own queue.
+	returned [][]byte
 	sealer
+}
+
+// loaded is the frame that is being carried.
+type loaded struct {
+	frame []byte
+	info  packet.Info
+	plan  plan
+	// In transport mode: octets in front of ESP, where in them the number of what follows stands, and it.
+	bare, nextAt int
+	bareNext     byte
+	// assembled says that it was put together from fragments.
+	assembled bool
+	// Made when first needed: for fragments, and for a packet to be fragmented.
+	piece, whole []byte
 }
 
 // NewOutbound makes a queue. What it has to tell the sender of a packet, it writes to w.

@@ -52,7 +52,7 @@ func (o *Outbound) reassemble(sa *outSA) {
 	if !o.load(a.whole()) {
 		return
 	}
-	// Its fragments were all for SAs of this number, so it is: no policy is asked again, whose queue may be locked here.
+	// Its fragments were all for SAs of this number, so it is: no policy is asked again.
 	o.assembled = true
 	o.protect(sa)
 	o.assembled = false

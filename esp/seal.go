@@ -187,14 +187,32 @@ func (o *Outbound) send(sa *outSA, run []byte) error {
 // reroute looks for another SA for gathered packets whose SA has ended: a rekey replaced it meanwhile. Whoever ends it
 // twice in a row loses packets.
 func (o *Outbound) reroute() {
-	r := &o.ready
-	sa, n := r.sa, r.count
-	r.count, r.sa = 0, nil
 	if o.rerouting {
-		o.drop(sa, DropExpired, n)
+		o.drop(o.ready.sa, DropExpired, o.ready.count)
+		o.ready.count, o.ready.sa = 0, nil
 		return
 	}
-	frames := make([][]byte, n)
+	frames := o.recall()
+	if o == o.plane.own {
+		// They came from a queue of packets that wait, and go back there: Plane.ownMu is locked.
+		o.returned = append(o.returned, frames...)
+		return
+	}
+	// The loaded frame comes after them, and is not theirs.
+	before, fragments := o.loaded, o.ready.fragments
+	o.loaded, o.ready.fragments, o.rerouting = loaded{}, false, true
+	for _, f := range frames {
+		o.ready.loaded = false
+		o.carry(f)
+	}
+	o.Flush()
+	o.loaded, o.ready.fragments, o.rerouting = before, fragments, false
+}
+
+// recall takes the gathered packets back as frames.
+func (o *Outbound) recall() [][]byte {
+	r := &o.ready
+	sa, frames := r.sa, make([][]byte, r.count)
 	for i := range frames {
 		at := i*r.stride + packet.ESPLen + sa.tr.ivLen
 		frames[i] = make([]byte, packet.VirtioLen)
@@ -204,16 +222,8 @@ func (o *Outbound) reroute() {
 			frames[i] = append(frames[i], inner...)
 		}
 	}
-	// The loaded frame comes after them, and is not theirs.
-	plan, info, frame := o.plan, o.info, o.frame
-	o.rerouting = true
-	for _, f := range frames {
-		r.loaded = false
-		o.carry(f)
-	}
-	o.Flush()
-	o.rerouting = false
-	o.plan, o.info, o.frame = plan, info, frame
+	r.count, r.sa = 0, nil
+	return frames
 }
 
 // sealSome seals k gathered packets from packet i on, with sequence numbers from seq on. It returns where they end, and

@@ -2,7 +2,8 @@
 // exchange needs and whether a value is acceptable is for the state machines to say.
 //
 // The fixed header (header.go) and the data attributes (attribute.go) are those of both major versions. The files
-// whose names begin with v2_ hold IKEv2, RFC 7296, section 3, and the extensions of RFC 7383 (fragments).
+// whose names begin with v2_ hold IKEv2, RFC 7296, section 3, and the extensions of RFC 7383 (fragments); v1_ is IKEv1:
+// RFC 2408, section 3, RFC 2407, section 4, and RFC 3947.
 //
 // A payload is declared once for both directions: its fields method walks the fields in the order of the RFC's
 // picture, and the coder (coder.go) either appends them or consumes them. All lengths, counts and limits are checked

@@ -49,7 +49,12 @@ var payloadNames = map[PayloadType]string{
 	PayloadGSPM: "GSPM", PayloadIDg: "IDg", PayloadGSA: "GSA", PayloadKD: "KD", PayloadSKF: "SKF", PayloadPS: "PS",
 }
 
-func (t PayloadType) String() string { return nameOf(payloadNames, t) }
+func (t PayloadType) String() string {
+	if s, ok := v1PayloadNames[t]; ok {
+		return s
+	}
+	return nameOf(payloadNames, t)
+}
 
 // ExchangeType is the exchange a message belongs to.
 type ExchangeType uint8
@@ -77,7 +82,12 @@ var exchangeNames = map[ExchangeType]string{
 	ExchangeIKEFollowupKE: "IKE_FOLLOWUP_KE",
 }
 
-func (t ExchangeType) String() string { return nameOf(exchangeNames, t) }
+func (t ExchangeType) String() string {
+	if s, ok := v1ExchangeNames[t]; ok {
+		return s
+	}
+	return nameOf(exchangeNames, t)
+}
 
 // String is the version as RFCs write it: 2.0.
 func (v Version) String() string { return strconv.Itoa(v.Major()) + "." + strconv.Itoa(v.Minor()) }

@@ -137,6 +137,7 @@ type layout struct {
 	mtu      int                      // of the device, octets
 	sizes    map[uint32]*policy.Child // children with a word about packet sizes, by reqid
 	strict   []string                 // uplinks whose reverse-path filter must not be strict
+	kernel   bool                     // the kernel moves ESP
 }
 
 // somewhere stands for a peer whose address nobody knows: documentation addresses (RFC 5737, RFC 3849) that only a

@@ -26,6 +26,7 @@ type machine struct {
 	listeners   *listeners
 	egress      *egress
 	plane       policy.Plane
+	beside      policy.Plane // where the kernel moves ESP: it has the manual policies too, for what comes to the TUN; else nil
 	pathMTU     func(remote netip.Addr, mtu int)
 	layout      layout
 	unreachable []*tun.UnreachableSocket
@@ -96,9 +97,7 @@ func (m *machine) frames() esp.FrameWriter { return m.queues[0] }
 // start runs the data path; it ends with close.
 func (m *machine) start(datagram func(policy.Path, []byte), plane *esp.Plane, workers *sync.WaitGroup) {
 	d := &datapath{plane: plane, queues: m.queues, natt: m.listeners.natt, datagram: datagram, log: m.log, workers: workers}
-	if !m.listeners.kernel {
-		d.outbound()
-	}
+	d.outbound()
 	for _, l := range m.listeners.table.Load().all {
 		d.listen(l)
 	}
@@ -159,7 +158,7 @@ func (m *machine) relay(tunnels []policy.PeerTunnel) error {
 	}
 	next := lay(tunnels, w)
 	if m.listeners.kernel {
-		next.routes = lay(inTunnelMode(tunnels), w).routes
+		next.kernel, next.routes = true, lay(inTunnelMode(tunnels), w).routes
 	}
 	next.addManual(m.manual, w)
 	tx := policy.Tx{AddSAs: m.adding}
@@ -170,6 +169,9 @@ func (m *machine) relay(tunnels []policy.PeerTunnel) error {
 		}
 	}
 	if err := m.plane.Apply(tx); err != nil {
+		return err
+	}
+	if err := m.applyBeside(policy.Tx{PutPolicies: m.manual.policies}); err != nil {
 		return err
 	}
 	for _, p := range tx.PutPolicies {
@@ -196,6 +198,14 @@ func (m *machine) relay(tunnels []policy.PeerTunnel) error {
 	m.layout = next
 	m.view = w.view(m.withPeers(tunnels))
 	return nil
+}
+
+// applyBeside tells the plane that takes what comes to the TUN, if another one moves ESP.
+func (m *machine) applyBeside(tx policy.Tx) error {
+	if m.beside == nil || tx.Empty() {
+		return nil
+	}
+	return m.beside.Apply(tx)
 }
 
 // watchOver lets the guard follow the policies.
@@ -225,7 +235,7 @@ func (m *machine) retire() error {
 		}
 	}
 	slices.Sort(tx.DeletePolicies)
-	return m.plane.Apply(tx)
+	return errors.Join(m.plane.Apply(tx), m.applyBeside(policy.Tx{DeletePolicies: tx.DeletePolicies}))
 }
 
 // lookAgain lays everything out anew if addresses or routes that matter have changed, and says whether they have.

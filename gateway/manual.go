@@ -20,8 +20,11 @@ import (
 // An association belongs to the policies that ask for its ends, its mode and, where they are unique, its number: together
 // they are a group, and a group is a ReqID of the plane. Numbers that people give with -u are only their own.
 
-// firstGroup keeps the ReqIDs of groups apart from those of children.
-const firstGroup = 1 << 31
+// firstGroup keeps the ReqIDs of groups apart from those of children. The kernel plane has 20 bits for them.
+const (
+	firstGroup         = 1 << 31
+	firstGroupInKernel = 1 << 19
+)
 
 // rebuilt is how many sequence numbers are left out where an outbound association is made anew under its old key: more than
 // can be sent while that happens.
@@ -35,12 +38,11 @@ type manual struct {
 	byID   map[policy.SAID]*legacy.Association
 	rules  map[legacy.Selection]manualRule
 	groups map[group]uint32
+	first  uint32                           // ReqID of a group
 	rest   map[netip.Prefix]policy.PolicyID // what no policy selects on routes of ours
 	dead   []legacy.LiveAssociation         // the latest that ended by their lifetime
 	store  *counterStore                    // nil: fixed keys of counter modes are refused
 }
-
-var errManualInKernel = errors.New("manual keys are carried in userspace only: set plane = \"user\" in [gateway]")
 
 // maxDead is how many associations are remembered after their end.
 const maxDead = 64
@@ -76,7 +78,7 @@ type group struct {
 func newManual(store *counterStore) *manual {
 	return &manual{
 		db: &legacy.Database{}, file: &legacy.Database{}, sas: map[*legacy.Association]*manualSA{}, byID: map[policy.SAID]*legacy.Association{},
-		rules: map[legacy.Selection]manualRule{}, groups: map[group]uint32{}, rest: map[netip.Prefix]policy.PolicyID{}, store: store,
+		rules: map[legacy.Selection]manualRule{}, groups: map[group]uint32{}, first: firstGroup, rest: map[netip.Prefix]policy.PolicyID{}, store: store,
 	}
 }
 
@@ -94,7 +96,7 @@ func groupOf(r *legacy.Request, d legacy.Direction) group {
 func (m *manual) reqID(g group) uint32 {
 	n, known := m.groups[g]
 	if !known {
-		n = firstGroup + uint32(len(m.groups))
+		n = m.first + uint32(len(m.groups))
 		m.groups[g] = n
 	}
 	return n
@@ -239,7 +241,7 @@ func (g *Gateway) expired(ev policy.PlaneEvent) bool {
 		g.log.Warn("a manual key is at its soft lifetime: it needs a successor", spi)
 	case policy.PlaneExpireHard:
 		g.log.Warn("a manual key has ended: its lifetime is over or its sequence numbers are used up", spi)
-		for _, e := range g.plane.Entries(false) {
+		for _, e := range g.entries(false) {
 			if e.SA.ID == ev.SA {
 				l := g.liveAssociation(a, &e)
 				l.State, l.Hidden = legacy.Dead, true
@@ -265,13 +267,13 @@ func (g *Gateway) refill() {
 		if n.count == nil || n.ceiling == lastNumber {
 			continue
 		}
-		st, err := g.plane.State(n.id)
+		st, err := g.carrier.State(n.id)
 		if err != nil || n.ceiling-min(n.ceiling, st.Sequence) > reservation/2 {
 			continue
 		}
 		if err = n.count.reserve(n.count.reserved + reservation); err == nil {
 			n.ceiling = n.count.reserved
-			err = g.plane.Apply(policy.Tx{UpdateSAs: []policy.SAUpdate{{ID: n.id, Ceiling: n.ceiling}}})
+			err = g.carrier.Apply(policy.Tx{UpdateSAs: []policy.SAUpdate{{ID: n.id, Ceiling: n.ceiling}}})
 		}
 		if err != nil {
 			g.log.Error("no more sequence numbers can be reserved for a manual key", slog.String(keySPI, a.SPI.String()), slog.String(keyReason, err.Error()))
@@ -286,7 +288,7 @@ func (g *Gateway) settleCounters() error {
 		if n.count == nil {
 			continue
 		}
-		if st, err := g.plane.State(n.id); err == nil {
+		if st, err := g.carrier.State(n.id); err == nil {
 			errs = append(errs, n.count.settle(st.Sequence))
 		}
 		errs = append(errs, n.count.close())

@@ -24,6 +24,7 @@ type manualRoute struct {
 	dst     netip.Prefix
 	local   []policy.Selector
 	carried []policy.SA // what may carry it: algorithms and path
+	tunnel  bool        // it is protected in tunnel mode
 }
 
 // withPeers are the tunnels and, as tunnels that negotiate nothing, the ends of manual associations.
@@ -42,6 +43,9 @@ func (l *layout) addManual(m manualLayout, w world) {
 		at[r.Dst] = i
 	}
 	for _, r := range m.routes {
+		if l.kernel && !r.tunnel {
+			continue // the kernel's policies see it wherever it goes, and in transport mode ESP goes the same way
+		}
 		mtu := r.mtu(w)
 		l.mtu = max(l.mtu, mtu)
 		if r.dst.Addr().Is6() {

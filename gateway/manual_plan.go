@@ -29,9 +29,6 @@ type manualPlan struct {
 
 // plan works out what a database means. It changes nothing but numbers that are never given twice, and reservations on disk.
 func (g *Gateway) plan(next *legacy.Database) (*manualPlan, []config.Fault) {
-	if g.kernel != nil {
-		return nil, []config.Fault{{Severity: config.Error, Message: errManualInKernel.Error()}}
-	}
 	w, err := look(nil)
 	if err != nil {
 		return nil, []config.Fault{{Severity: config.Error, Message: err.Error()}}
@@ -60,6 +57,13 @@ func (g *Gateway) plan(next *legacy.Database) (*manualPlan, []config.Fault) {
 	for _, e := range next.Policies {
 		g.planRule(p, e)
 	}
+	if g.kernel != nil {
+		faults = kernelFaults(next, g.machine.layout.tunnels)
+	}
+	if faults != nil {
+		p.abandon()
+		return nil, faults
+	}
 	return p, nil
 }
 
@@ -68,6 +72,9 @@ func (g *Gateway) planSA(p *manualPlan, a *legacy.Association, asked map[group]b
 	r, err := m.resolve(a, asked, own)
 	if err != nil {
 		return err
+	}
+	if a.Counter() && g.kernel != nil {
+		return errCounterInKernel
 	}
 	if a.Counter() && m.store == nil {
 		return errors.New("a fixed key with a counter mode repeats nonces after a restart (RFC 8221, section 3): use aes-cbc with hmac-sha256, ike, or run with --allow-static-counter-mode")
@@ -106,7 +113,7 @@ func (g *Gateway) planSA(p *manualPlan, a *legacy.Association, asked map[group]b
 func (g *Gateway) number(p *manualPlan, a *legacy.Association, n, had *manualSA, sa *policy.SA) error {
 	if !a.Counter() {
 		if had != nil {
-			if st, err := g.plane.State(had.id); err == nil && st.Sequence > 0 {
+			if st, err := g.carrier.State(had.id); err == nil && st.Sequence > 0 {
 				sa.Sequence = st.Sequence + rebuilt
 			}
 		}
@@ -148,9 +155,15 @@ func newManualSA(id policy.SAID, a *legacy.Association, r resolved) policy.SA {
 	return sa
 }
 
+// place is what only one association can have: an SPI of ours, and in the kernel a destination's too.
+type place struct {
+	dst netip.Addr // outbound
+	spi policy.SPI
+}
+
 // planEnds lets go what is not there any more, and moves the successors of its SPIs behind it.
 func (g *Gateway) planEnds(p *manualPlan) {
-	ending := map[policy.SPI]bool{}
+	ending := map[place]bool{}
 	for a, had := range g.manual.sas {
 		n := p.sas[a]
 		if n == had {
@@ -158,7 +171,9 @@ func (g *Gateway) planEnds(p *manualPlan) {
 		}
 		p.last.DeleteSAs = append(p.last.DeleteSAs, had.id)
 		if had.made.direction == policy.Inbound {
-			ending[a.SPI] = true
+			ending[place{spi: a.SPI}] = true
+		} else if g.kernel != nil {
+			ending[place{a.Dst, a.SPI}] = true
 		}
 		if had.count != nil && (n == nil || n.count != had.count) {
 			p.retired = append(p.retired, had.count)
@@ -166,7 +181,11 @@ func (g *Gateway) planEnds(p *manualPlan) {
 	}
 	slices.Sort(p.last.DeleteSAs)
 	p.first.AddSAs = slices.DeleteFunc(p.first.AddSAs, func(sa policy.SA) bool {
-		if sa.Direction != policy.Inbound || !ending[sa.SPI] {
+		at := place{spi: sa.SPI}
+		if sa.Direction == policy.Outbound {
+			at.dst = sa.Path.Remote.Addr()
+		}
+		if !ending[at] {
 			return false
 		}
 		p.last.AddSAs = append(p.last.AddSAs, sa)
@@ -199,7 +218,7 @@ func (g *Gateway) planRule(p *manualPlan, e *legacy.Entry) {
 	if e.Direction != legacy.Out || e.Action == policy.Bypass {
 		return
 	}
-	route := manualRoute{dst: e.Dst, local: c.Local}
+	route := manualRoute{dst: e.Dst, local: c.Local, tunnel: e.Action == policy.Protect && e.Request.Mode == policy.Tunnel}
 	if e.Action == policy.Protect {
 		route.carried = p.carried[c.ReqID]
 	}

@@ -52,7 +52,7 @@ func (g *Gateway) negotiated() func(src, dst netip.Addr, spi policy.SPI) bool {
 	return func(src, dst netip.Addr, spi policy.SPI) bool {
 		if names == nil {
 			names = map[name]bool{}
-			for _, e := range g.plane.Entries(false) {
+			for _, e := range g.entries(false) {
 				if g.manual.byID[e.SA.ID] == nil {
 					l := g.liveAssociation(nil, &e)
 					names[name{l.Src, l.Dst, l.SPI}] = true
@@ -109,7 +109,7 @@ func (g *Gateway) liveAssociations(db *legacy.Database, r control.Script) []lega
 		shown[a] = true
 	}
 	var list []legacy.LiveAssociation
-	for _, e := range g.plane.Entries(r.Root) {
+	for _, e := range g.entries(r.Root) {
 		a := g.manual.byID[e.SA.ID]
 		if a != nil && !shown[a] {
 			continue
@@ -214,7 +214,7 @@ func (g *Gateway) ends(p *policy.Policy) (local, remote netip.Addr) {
 // liveEntries lists the policies of tunnels and those of a database, in the order they are asked.
 func (g *Gateway) liveEntries(db *legacy.Database) []legacy.LiveEntry {
 	used := map[uint32]time.Time{} // by group and direction
-	for _, e := range g.plane.Entries(false) {
+	for _, e := range g.entries(false) {
 		if k := e.SA.ReqID; e.State.LastUsed.After(used[k]) {
 			used[k] = e.State.LastUsed
 		}

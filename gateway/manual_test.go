@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -90,5 +91,39 @@ func TestLayoutOfManualPolicies(t *testing.T) {
 	}
 	if len(l.policies) != 1 || l.mtu != want[0].MTU {
 		t.Errorf("%d policies, mtu %d", len(l.policies), l.mtu)
+	}
+}
+
+// In transport mode the kernel sends ESP by the packet's own route: where that would lead to the TUN it is refused.
+func TestWhatTheKernelCannotCarryOfManualKeys(t *testing.T) {
+	t.Parallel()
+	const transport = "spdadd 10.0.0.1 10.0.0.2 any -P out ipsec esp/transport//require;\n"
+	for _, c := range []struct{ name, text, want string }{
+		{"a peer beside the tunnel", transport + "spdadd 10.0.0.1 10.2.0.0/16 any -P out ipsec esp/tunnel/10.0.0.1-10.0.0.2/require;\n", ""},
+		{"a peer within it", transport + "spdadd 10.0.0.1 10.0.0.0/8 any -P out ipsec esp/tunnel/10.0.0.1-10.0.0.2/require;\n", "test.setkey:1: spdadd: the kernel cannot carry transport mode to 10.0.0.2/32 beside a tunnel to 10.0.0.0/8"},
+		{"what comes in has no route", transport + "spdadd 10.0.0.0/8 10.0.0.1 any -P in ipsec esp/tunnel/10.0.0.2-10.0.0.1/require;\n", ""},
+		{"what is bypassed goes its own way", transport + "spdadd 10.0.0.0/8 10.0.0.0/8 any -P out none;\n", ""},
+	} {
+		db, faults := (*legacy.Database)(nil).Evaluate(script(t, c.text), legacy.World{})
+		if faults != nil {
+			t.Fatal(faults)
+		}
+		got := strings.Join(sayFaults(kernelFaults(db, nil)), "\n")
+		if (c.want == "") != (got == "") || !strings.HasPrefix(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestLayoutOfManualPoliciesInTheKernel(t *testing.T) {
+	t.Parallel()
+	w := world{addresses: addresses("eth0", "10.0.0.1/24"), uplink: uplinks(map[string]tun.Uplink{"10.0.0.2": {Name: "eth0", MTU: 1400}})}
+	m := manualLayout{policies: []policy.Policy{{ID: 3}}, routes: []manualRoute{
+		{dst: netip.MustParsePrefix("10.0.0.2/32")}, {dst: netip.MustParsePrefix("10.9.0.0/16"), tunnel: true},
+	}}
+	l := layout{kernel: true}
+	l.addManual(m, w)
+	if len(l.routes) != 1 || l.routes[0].Dst != m.routes[1].dst {
+		t.Errorf("routes %v, want the tunnel's alone", l.routes)
 	}
 }

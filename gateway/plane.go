@@ -1,24 +1,38 @@
 package gateway
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
+	"net/netip"
 	"slices"
 
 	"coati/policy"
 	"coati/policy/config"
+	"coati/policy/legacy"
 	"coati/tun/xfrm"
 )
 
 // Where the kernel moves ESP everything else is as ever: the TUN, its routes and their source addresses, the sockets of IKE.
-// A packet follows the route to the TUN, meets a policy of the kernel's on its way, and goes elsewhere. What no policy
-// takes ends in the TUN, which nobody reads: nothing leaves in clear because a policy is missing.
+// A packet follows the route to the TUN, meets a policy of the kernel's on its way, and goes elsewhere. What no policy of the
+// kernel's takes comes out of the TUN to the userspace plane, which has no SAs then, and of policies the manual ones: it
+// passes on in clear what they bypass and drops the rest. Nothing leaves in clear because a policy is missing.
+
+// entries are the SAs of whoever moves ESP.
+func (g *Gateway) entries(keys bool) []policy.SAEntry {
+	if g.kernel != nil {
+		return g.kernel.Entries(keys)
+	}
+	return g.plane.Entries(keys)
+}
 
 // useKernel says whether the kernel is to move ESP. Only a choice that leaves no other is an error.
 func (g *Gateway) useKernel(choice config.PlaneChoice) (bool, error) {
 	switch {
-	case g.config.Manual != nil && choice == config.PlaneXFRM:
-		return false, errManualInKernel
-	case choice == config.PlaneUser, g.config.InsecureNullCipher, g.config.Manual != nil:
+	case choice == config.PlaneUser, g.config.InsecureNullCipher:
+		return false, nil
+	case choice == config.PlaneAuto && g.config.Manual != nil:
+		g.log.Info("esp stays in userspace", slog.String(keyReason, "manual keys go to the kernel where plane = \"xfrm\" says so"))
 		return false, nil
 	}
 	err := xfrm.Probe()
@@ -37,10 +51,44 @@ func (g *Gateway) openKernel(s config.Gateway) error {
 	var err error
 	// Our mark lets ESP pass by the routes to the TUN, as it does for our own sockets.
 	g.kernel, err = xfrm.Open(xfrm.Config{Name: s.TUN, Mark: mark, Mask: mark, NeighbourPolicies: !s.NDBypass})
-	if err == nil {
-		g.carrier = g.kernel
+	if err != nil {
+		return err
 	}
-	return err
+	g.carrier, g.manual.first = g.kernel, firstGroupInKernel
+	g.machine.beside = g.plane
+	return g.machine.egress.clear.Control(xfrm.BypassSocket)
+}
+
+var errCounterInKernel = errors.New("a fixed key with a counter mode is carried in userspace only, where its numbers are reserved ahead: set plane = \"user\" in [gateway], or use aes-cbc with hmac-sha256")
+
+// kernelFaults finds manual policies the kernel cannot carry as the machine is laid out: in transport mode ESP goes the
+// packet's own way, which must not lead to the TUN.
+func kernelFaults(db *legacy.Database, tunnels []policy.PeerTunnel) []config.Fault {
+	var led []netip.Prefix
+	for _, t := range inTunnelMode(tunnels) {
+		for i := range t.Children {
+			led = append(led, remotePrefixes(&t.Children[i])...)
+		}
+	}
+	for _, e := range db.Policies {
+		if e.Direction == legacy.Out && e.Action == policy.Protect && e.Request.Mode == policy.Tunnel {
+			led = append(led, e.Dst)
+		}
+	}
+	var faults []config.Fault
+	for _, e := range db.Policies {
+		if e.Direction != legacy.Out || e.Action != policy.Protect || e.Request.Mode == policy.Tunnel {
+			continue
+		}
+		for _, p := range led {
+			if p.Overlaps(e.Dst) {
+				faults = append(faults, config.Fault{File: e.File, Line: e.Line, Severity: config.Error, Message: fmt.Sprintf(
+					"spdadd: the kernel cannot carry transport mode to %s beside a tunnel to %s: set plane = \"user\" in [gateway]", e.Dst, p)})
+				break
+			}
+		}
+	}
+	return faults
 }
 
 // prepareForKernel makes a socket of IKE's independent of the kernel's policies; on the NAT traversal port the kernel takes

@@ -18,6 +18,7 @@ const (
 
 	casePlaneTest  = "planetest"
 	caseXFRMRekeys = "rekeys under streams"
+	caseXFRMManual = "manual keys"
 	caseRawESN     = "raw ESP with ESN"
 	caseKernelUDP  = "ESP in UDP with ESN"
 	caseRawHosts   = "raw ESP, transport mode"
@@ -137,7 +138,7 @@ func kernelCells() []Cell {
 	for _, c := range manualCases() {
 		cells = append(cells, Cell{peerKernel, roleBoth, c.String()})
 	}
-	for _, what := range []string{casePlaneTest, caseXFRMRekeys} {
+	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual} {
 		cells = append(cells, Cell{peerXFRM, roleBoth, what})
 	}
 	for _, role := range bothRoles {

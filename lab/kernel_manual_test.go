@@ -61,7 +61,10 @@ func (c *manualCase) key(n int, spi int) string {
 }
 
 // setkey is Coati's end, on A.
-func (c *manualCase) setkey(p kernelPeers, spi int) string {
+func (c *manualCase) setkey(p kernelPeers, spi int) string { return c.script(p, spi, "out", "in") }
+
+// script is either end: what A's policies call out is in for B.
+func (c *manualCase) script(p kernelPeers, spi int, there, back string) string {
 	mode, between := "transport", [2]string{}
 	if !c.transport {
 		mode, between = "tunnel", [2]string{p.outerA.String() + "-" + p.outerB.String(), p.outerB.String() + "-" + p.outerA.String()}
@@ -71,8 +74,8 @@ func (c *manualCase) setkey(p kernelPeers, spi int) string {
 		fmt.Fprintf(&b, "add %s %s esp 0x%x -m %s -r 4 -E %s %s -A %s %s;\n", ends[0], ends[1], spi+i, mode,
 			c.encryption, c.secret(c.encKey, spi+i), c.integrity, c.key(c.authKey, spi+i))
 	}
-	fmt.Fprintf(&b, "spdadd %s %s any -P out ipsec esp/%s/%s/require;\n", p.innerA, p.innerB, mode, between[0])
-	fmt.Fprintf(&b, "spdadd %s %s any -P in ipsec esp/%s/%s/require;\n", p.innerB, p.innerA, mode, between[1])
+	fmt.Fprintf(&b, "spdadd %s %s any -P %s ipsec esp/%s/%s/require;\n", p.innerA, p.innerB, there, mode, between[0])
+	fmt.Fprintf(&b, "spdadd %s %s any -P %s ipsec esp/%s/%s/require;\n", p.innerB, p.innerA, back, mode, between[1])
 	return b.String()
 }
 

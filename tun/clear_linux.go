@@ -91,6 +91,20 @@ func (h *Host) openClearSocket(v6 bool) (*clearSocket, error) {
 	return s, nil
 }
 
+// Control calls f with each socket.
+func (c *Clear) Control(f func(fd int, v6 bool) error) error {
+	for _, s := range []*clearSocket{c.v4, c.v6} {
+		if s == nil {
+			continue
+		}
+		var err error
+		if rawErr := s.conn.raw.Control(func(fd uintptr) { err = f(int(fd), s.v6) }); rawErr != nil || err != nil {
+			return errors.Join(rawErr, err)
+		}
+	}
+	return nil
+}
+
 // Send sends one whole IPv4 or IPv6 packet, its checksums complete, as the route to its
 // destination says. The kernel neither fragments nor segments it: one that is larger than the
 // link's MTU is ErrTooBig.

@@ -66,8 +66,13 @@ func (p *Plane) check(tx *policy.Tx) error {
 			return err
 		}
 	}
-	ids, places := map[policy.SAID]bool{}, map[stateID]bool{}
+	ids, places, gone := map[policy.SAID]bool{}, map[stateID]bool{}, map[policy.SAID]bool{}
 	spis := map[policy.SPI]bool{}
+	for _, id := range tx.DeleteSAs {
+		gone[id] = true
+	}
+	// One that goes gives its place to its successor.
+	taken := func(s *sa) bool { return s != nil && !gone[s.config.ID] }
 	for i := range tx.AddSAs {
 		c := &tx.AddSAs[i]
 		err := checkSA(c)
@@ -78,7 +83,7 @@ func (p *Plane) check(tx *policy.Tx) error {
 			err = errors.New("the id is taken")
 		case c.ReqID > ownMask:
 			err = fmt.Errorf("the kernel plane has reqids up to %d", ownMask)
-		case places[at] || p.byState[at] != nil, c.Direction == policy.Inbound && (spis[c.SPI] || p.inbound(c.SPI)):
+		case places[at] || taken(p.byState[at]), c.Direction == policy.Inbound && (spis[c.SPI] || taken(p.inbound(c.SPI))):
 			err = errors.New("the spi is taken")
 		}
 		if err != nil {
@@ -150,8 +155,9 @@ func (p *Plane) perform(tx *policy.Tx, back *undo) error {
 
 func (p *Plane) add(c *policy.SA, back *undo) error {
 	s := &sa{config: *c, id: identity(c), added: time.Now()}
+	p.giveWay(s.id, back)
 	if !c.Standby {
-		if err := p.install(s, 0); err != nil {
+		if err := p.install(s, c.Sequence); err != nil {
 			return err
 		}
 	}
@@ -170,6 +176,28 @@ func (p *Plane) add(c *policy.SA, back *undo) error {
 		}
 	})
 	return nil
+}
+
+// giveWay makes room for the successor of an SA that the transaction deletes: the kernel knows both by the same name.
+func (p *Plane) giveWay(at stateID, back *undo) {
+	old := p.byState[at]
+	if old == nil {
+		return
+	}
+	var r readState
+	var err error
+	was := old.installed
+	if was {
+		r, err = p.conn.get(at)
+	}
+	p.remove(old)
+	delete(p.byState, at)
+	*back = append(*back, func() {
+		p.byState[at] = old
+		if was && err == nil && p.reinstall(old, &r) != nil {
+			old.gone = true
+		}
+	})
 }
 
 // install puts an SA into the kernel and reads it back.
@@ -265,7 +293,9 @@ func (p *Plane) deleteSAs(ids []policy.SAID) {
 		}
 		p.remove(s)
 		delete(p.sas, id)
-		delete(p.byState, s.id)
+		if p.byState[s.id] == s {
+			delete(p.byState, s.id)
+		}
 		s.wipe()
 	}
 }
@@ -313,6 +343,14 @@ func (p *Plane) reconcile(next spd) (undo, error) {
 	back = append(back, func() { p.spd = before })
 	for _, st := range before.steps(next) {
 		old, had := before[st.slot]
+		// The way back comes first: a policy that does not read back is there, too.
+		back = append(back, func() {
+			if had {
+				_ = p.step(step{st.slot, old, true})
+			} else {
+				_ = p.step(step{st.slot, old, false})
+			}
+		})
 		if err := p.step(st); err != nil {
 			return back, err
 		}
@@ -321,13 +359,6 @@ func (p *Plane) reconcile(next spd) (undo, error) {
 		} else {
 			delete(done, st.slot)
 		}
-		back = append(back, func() {
-			if had {
-				_ = p.step(step{st.slot, old, true})
-			} else {
-				_ = p.step(step{st.slot, old, false})
-			}
-		})
 	}
 	// Owners may have changed where nothing else has.
 	maps.Copy(done, next)
@@ -352,7 +383,11 @@ func (p *Plane) step(st step) error {
 		return err
 	}
 	p.indexes[st.slot], p.slots[index] = index, st.slot
-	return nil
+	r, err := p.conn.policy(st.slot)
+	if err == nil {
+		err = r.differs(st.slot, &st.entry, index)
+	}
+	return err
 }
 
 // newIndex finds a free policy index with our tag; the lowest three bits are the direction.

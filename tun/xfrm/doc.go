@@ -7,6 +7,7 @@
 //	netlink_linux.go    requests and acknowledgements
 //	plane_linux.go      Plane: SPIs, State, what a former run left
 //	apply_linux.go      transactions, with a way back from each step
+//	entries_linux.go    all SAs as they stand, for people
 //	events_linux.go     acquires, expiries, mappings; and the first packet of an SA
 //	probe_linux.go      whether this kernel has ESP at all
 //	socket_linux.go     what IKE's sockets need beside it

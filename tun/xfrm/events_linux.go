@@ -92,9 +92,13 @@ func (p *Plane) tell(ev *event) {
 	case ev.kind == msgMapping:
 		p.emit(policy.PlaneEvent{Kind: policy.PlaneMapping, SA: s.config.ID, Remote: ev.remote})
 	case ev.hard:
-		s.gone = true
+		if _, err := p.conn.get(ev.id); err == nil {
+			return // it was the predecessor of one that is known by the same name
+		}
+		s.gone, s.installed, s.packets, s.bytes = true, false, ev.packets, ev.bytes
 		p.emit(policy.PlaneEvent{Kind: policy.PlaneExpireHard, SA: s.config.ID})
 	default:
+		s.dying = true
 		p.emit(policy.PlaneEvent{Kind: policy.PlaneExpireSoft, SA: s.config.ID})
 	}
 }

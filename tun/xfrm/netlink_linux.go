@@ -218,6 +218,21 @@ func (c *conn) policies(match func(*readPolicy) bool) ([]slot, error) {
 	return out, errors.Join(err, bad)
 }
 
+// policy asks for one policy.
+func (c *conn) policy(k slot) (readPolicy, error) {
+	m, b := newMessage(msgGetPolicy, flagsRequest, sizePolicyID)
+	k.selector.put(b)
+	b[60] = k.dir
+	var p readPolicy
+	err := errors.New("the kernel shows no policy")
+	answered := c.do(m, func(kind uint16, body []byte) {
+		if kind == msgNewPolicy {
+			p, err = parsePolicy(body)
+		}
+	})
+	return p, errors.Join(answered, err)
+}
+
 // removePolicy deletes one policy; one that is gone already is no error.
 func (c *conn) removePolicy(k slot) error {
 	if err := c.do(deletePolicyMessage(k, flagsRequest), nil); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ESRCH) {

@@ -55,8 +55,10 @@ type sa struct {
 	order     uint64 // outbound: the last activated of a reqid says where its policies lead
 	used      bool   // inbound: PlaneUsed was told
 	added     time.Time
+	dying     bool // its soft lifetime is over
 	gone      bool // the kernel ended it: its hard lifetime is over
 	packets   uint64
+	bytes     uint64    // of one that is gone
 	lastMoved time.Time // when packets was last seen to have grown
 }
 
@@ -173,7 +175,7 @@ func (p *Plane) AllocSPI(proto policy.Protocol) (policy.SPI, error) {
 		var b [4]byte
 		_, _ = rand.Read(b[:]) // it never fails: crypto/rand ends the program instead
 		spi := policy.SPI(binary.BigEndian.Uint32(b[:]))
-		if spi < 256 || p.larval[spi] || p.inbound(spi) {
+		if spi < 256 || p.larval[spi] || p.inbound(spi) != nil {
 			continue
 		}
 		m, body := newMessage(msgAllocSPI, flagsRequest, sizeSPIRange)
@@ -197,14 +199,14 @@ func (p *Plane) AllocSPI(proto policy.Protocol) (policy.SPI, error) {
 	return 0, errors.New("no free spi found")
 }
 
-// inbound says that an inbound SA has the SPI.
-func (p *Plane) inbound(spi policy.SPI) bool {
+// inbound is the inbound SA that has the SPI; nil: none has.
+func (p *Plane) inbound(spi policy.SPI) *sa {
 	for _, s := range p.sas {
 		if s.config.Direction == policy.Inbound && s.config.SPI == spi {
-			return true
+			return s
 		}
 	}
-	return false
+	return nil
 }
 
 // FreeSPI gives back an SPI no SA took.
@@ -245,11 +247,16 @@ func (p *Plane) State(id policy.SAID) (policy.State, error) {
 	p.seen(s, &r, time.Now())
 	moved := s.lastMoved
 	p.mu.Unlock()
+	return r.state(s.config.Direction, moved), nil
+}
+
+// state is what the kernel counted of an SA that last carried something when moved says.
+func (r *readState) state(dir policy.Direction, moved time.Time) policy.State {
 	st := policy.State{Packets: r.packets, Octets: r.bytes, Sequence: r.outbound, LastUsed: moved}
 	if r.lastUsed != 0 {
 		st.LastUsed = time.Unix(int64(r.lastUsed), 0)
 	}
-	if s.config.Direction == policy.Inbound {
+	if dir == policy.Inbound {
 		st.Sequence = r.inbound
 		if r.packets > 0 {
 			st.LastAuthenticated = moved
@@ -261,7 +268,7 @@ func (p *Plane) State(id policy.SAID) (policy.State, error) {
 			}
 		}
 	}
-	return st, nil
+	return st
 }
 
 // seen notes that an SA carried something since we last looked; the kernel does not say when. The lock is held.

@@ -225,3 +225,42 @@ func TestTagsAndReqIDsDoNotMeet(t *testing.T) {
 		t.Error("two names share a tag")
 	}
 }
+
+// What we write of a policy is what the kernel shows, and what it took otherwise is named.
+func TestPoliciesReadBack(t *testing.T) {
+	t.Parallel()
+	p := planned(t, 1, policy.Outbound, 5, 7)
+	for name, change := range map[string]func(*policy.Policy){
+		"tunnel": func(*policy.Policy) {}, "transport": func(p *policy.Policy) { p.Mode = policy.Transport }, "inbound": func(p *policy.Policy) { p.Direction = policy.Inbound },
+		"level use": func(p *policy.Policy) { p.Level = policy.LevelUse }, "discard": func(p *policy.Policy) { p.Action = policy.Discard }, "bypass": func(p *policy.Policy) { p.Action = policy.Bypass },
+	} {
+		c := *p
+		change(&c)
+		all, err := slots(&c, target{netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fd00::2")}, 7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, e := range all {
+			r, err := parsePolicy(policyMessage(k, &e, 8, 0).seal(0)[sizeMessage:])
+			if err == nil {
+				err = r.differs(k, &e, 8)
+			}
+			if err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			for what, other := range map[string]func() error{
+				"direction": func() error { k := k; k.dir ^= 1; return r.differs(k, &e, 8) },
+				"selector":  func() error { k := k; k.selector.Proto = 99; return r.differs(k, &e, 8) },
+				"index":     func() error { return r.differs(k, &e, 9) },
+				"priority":  func() error { e := e; e.priority++; return r.differs(k, &e, 8) },
+				"action":    func() error { e := e; e.action ^= 1; return r.differs(k, &e, 8) },
+				"template":  func() error { e := e; e.tmpl.mode ^= 1; return r.differs(k, &e, 8) },
+				"number":    func() error { r := r; r.tmpls++; return r.differs(k, &e, 8) },
+			} {
+				if err := other(); err == nil || !strings.Contains(err.Error(), what) {
+					t.Errorf("%s: another %s: %v", name, what, err)
+				}
+			}
+		}
+	}
+}

@@ -42,6 +42,8 @@ func checkSA(sa *policy.SA) error {
 		return errors.New("the kernel plane carries esp only")
 	case sa.SPI < 256:
 		return errors.New("spis below 256 are reserved")
+	case sa.Ceiling != 0:
+		return errors.New("a fixed key of a counter mode: the kernel makes its nonces by its own rule")
 	case sa.ICV96 && sa.Integrity.ID != policy.IntegSHA256:
 		return errors.New("only hmac-sha2-256 is cut to 96 bits")
 	case sa.Header != (policy.TunnelHeader{}) || sa.TFC != 0:

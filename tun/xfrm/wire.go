@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net/netip"
 )
 
@@ -232,6 +233,8 @@ type event struct {
 	acquire acquired
 	id      stateID
 	hard    bool
+	packets uint64         // expiry: what the SA has carried
+	bytes   uint64         //
 	remote  netip.AddrPort // mapping: the peer's new address
 }
 
@@ -264,6 +267,7 @@ func parseEvent(kind uint16, b []byte) (event, bool, error) {
 		}
 		ev.id = getStateID(b)
 		ev.hard = b[sizeState] != 0
+		ev.bytes, ev.packets = native.Uint64(b[160:]), native.Uint64(b[168:])
 	case msgMapping:
 		if len(b) < sizeMapping {
 			return ev, false, errMessage
@@ -360,13 +364,64 @@ type readPolicy struct {
 	dir      uint8
 	action   uint8
 	selector selector
+	tmpls    int
+	tmpl     tmpl // the first
 }
 
 func parsePolicy(b []byte) (readPolicy, error) {
 	if len(b) < sizePolicy {
 		return readPolicy{}, errMessage
 	}
-	return readPolicy{
+	p := readPolicy{
 		selector: getSelector(b), priority: native.Uint32(b[152:]), index: native.Uint32(b[156:]), dir: b[160], action: b[161],
-	}, nil
+	}
+	err := attributes(b[sizePolicy:], func(kind uint16, v []byte) {
+		if kind != attrTmpl {
+			return
+		}
+		p.tmpls = len(v) / sizeTmpl
+		if p.tmpls > 0 {
+			p.tmpl = getTmpl(v)
+		}
+	})
+	return p, err
+}
+
+// getTmpl reads an xfrm_user_tmpl. Addresses of zeros are any.
+func getTmpl(b []byte) tmpl {
+	t := tmpl{family: native.Uint16(b[24:]), reqID: native.Uint32(b[44:]), mode: b[48], optional: b[50] != 0}
+	for _, a := range []struct {
+		to *netip.Addr
+		at int
+	}{{&t.dst, 0}, {&t.src, 28}} {
+		if v := getAddr(b[a.at:], t.family); v.IsValid() && !v.IsUnspecified() {
+			*a.to = v
+		}
+	}
+	return t
+}
+
+// differs says what of a policy the kernel did not take as it was told.
+func (r *readPolicy) differs(k slot, e *entry, index uint32) error {
+	tmpls := 1
+	if e.tmpl.family == 0 {
+		tmpls = 0
+	}
+	for _, c := range []struct {
+		what string
+		ok   bool
+	}{
+		{"direction", r.dir == k.dir},
+		{"selector", r.selector == k.selector},
+		{"index", r.index == index},
+		{"priority", r.priority == e.priority},
+		{"action", r.action == e.action},
+		{"number of templates", r.tmpls == tmpls},
+		{"template", r.tmpl == e.tmpl},
+	} {
+		if !c.ok {
+			return fmt.Errorf("the kernel took another %s of a policy than it was given", c.what)
+		}
+	}
+	return nil
 }

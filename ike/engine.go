@@ -280,7 +280,7 @@ func (e *Engine) after(now time.Time, en *entry, m mark, out *Out) error {
 	signals := append([]Signal(nil), out.signals...)
 	out.signals = out.signals[:0]
 	for _, s := range signals {
-		if err := e.signal(now, en, s, out); err != nil {
+		if err := e.signal(now, en, m, s, out); err != nil {
 			return err
 		}
 	}

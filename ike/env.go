@@ -103,6 +103,7 @@ type ChildInfo struct {
 	Local, Remote []policy.Selector
 	EstablishedAt time.Time
 	State         string // ChildUp, or for people
+	Standby       bool   // the outbound SA carries nothing yet: another pair does
 	Encap         policy.Encap
 }
 
@@ -172,6 +173,11 @@ func (Reconfigure) isEvent() {}
 type Relocate struct{ Local netip.Addr }
 
 func (Relocate) isEvent() {}
+
+// Activate has a machine send on a child that is on standby, named by its inbound SA: what carried its traffic goes.
+type Activate struct{ SA policy.SAID }
+
+func (Activate) isEvent() {}
 
 // Renew tells a machine that has just begun that it replaces an SA that is still good.
 type Renew struct{}

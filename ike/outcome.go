@@ -11,8 +11,8 @@ import (
 
 // What machines tell about themselves, and what it means for their tunnel.
 
-// signal acts on what a machine told about itself.
-func (e *Engine) signal(now time.Time, en *entry, s Signal, out *Out) error {
+// signal acts on what a machine told about itself, in the event whose outcome began at m.
+func (e *Engine) signal(now time.Time, en *entry, m mark, s Signal, out *Out) error {
 	t := e.tunnels[en.tunnel]
 	switch s.Kind {
 	case SignalSuccessor:
@@ -37,7 +37,7 @@ func (e *Engine) signal(now time.Time, en *entry, s Signal, out *Out) error {
 		}
 		return nil
 	case SignalClosed:
-		begun, before := t != nil && t.begun == en, en.drains
+		begun, before, peer := t != nil && t.begun == en, en.drains, en.peer
 		if s.Draining {
 			en.drains = true
 			e.draining++
@@ -47,6 +47,9 @@ func (e *Engine) signal(now time.Time, en *entry, s Signal, out *Out) error {
 		}
 		if t == nil || before {
 			return nil
+		}
+		if err := e.takeOver(now, peer, m, out); err != nil {
+			return err
 		}
 		return t.closed(e, now, en, begun, s, out)
 	}

@@ -119,3 +119,44 @@ func (t *tunnel) covered(e *Engine, en *entry, info Info) bool {
 		})
 	})
 }
+
+// takeOver follows the end of one of a peer's IKE SAs, whose changes are in out since m. Children that another one has on
+// standby carry the traffic from now on, if nothing else does: those of the youngest, and before the old pair goes, so that
+// no packet finds none.
+func (e *Engine) takeOver(now time.Time, peer string, m mark, out *Out) error {
+	rest := e.byPeer[peer]
+	if len(rest) == 0 {
+		return nil
+	}
+	first := len(out.Changes)
+	var carried []ChildInfo
+	var ready []*entry
+	for _, en := range rest {
+		ready = append(ready, en)
+		for _, c := range en.sa.Info().Children {
+			if !c.Standby {
+				carried = append(carried, c)
+			}
+		}
+	}
+	slices.SortStableFunc(ready, func(a, b *entry) int { return b.up.Compare(a.up) })
+	for _, en := range ready {
+		for _, c := range en.sa.Info().Children {
+			if !c.Standby || slices.ContainsFunc(carried, c.sameTraffic) {
+				continue
+			}
+			carried = append(carried, c)
+			if err := e.run(now, en, Activate{c.In}, out); err != nil {
+				return err
+			}
+		}
+	}
+	added := slices.Clone(out.Changes[first:])
+	out.Changes = slices.Insert(out.Changes[:first], m.changes, added...)
+	return nil
+}
+
+// sameTraffic says whether two pairs are of one child and carry the same packets.
+func (c ChildInfo) sameTraffic(d ChildInfo) bool {
+	return c.Name == d.Name && slices.Equal(c.Local, d.Local) && slices.Equal(c.Remote, d.Remote)
+}

@@ -172,11 +172,14 @@ func (h *Host) Command(v ike.Verb, tunnel, child string) ike.CommandID {
 func (h *Host) Event(ev ike.Event) { h.handle(ev) }
 
 // Say sends a numbered packet of a child.
-func (h *Host) Say(number uint64, tunnel, child string) {
+func (h *Host) Say(number uint64, tunnel, child string) { h.SayTo(number, tunnel, child, netip.Addr{}) }
+
+// SayTo sends one for an address, which only an SA that covers it carries.
+func (h *Host) SayTo(number uint64, tunnel, child string, to netip.Addr) {
 	for i := range h.tunnels {
 		for _, c := range h.tunnels[i].Children {
 			if h.tunnels[i].Name == tunnel && c.Name == child {
-				h.Plane.Send(c.OutPolicy, number)
+				h.Plane.Send(c.OutPolicy, number, to)
 			}
 		}
 	}

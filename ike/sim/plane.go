@@ -27,8 +27,9 @@ type Plane struct {
 	Dropped  []uint64
 	// Early counts packets that came before their SA. We keep them; another peer would not.
 	Early   int
-	waiting map[policy.PolicyID][]uint64
+	waiting map[policy.PolicyID][]waiting
 	Refused []uint64                  // waited, and the negotiation failed
+	Unready int                       // packets that found no SA
 	early   map[policy.SPI][]Datagram // came before their SA
 }
 
@@ -55,7 +56,7 @@ type espPacket struct {
 func newPlane(h *Host) *Plane {
 	return &Plane{
 		host: h, larval: map[policy.SPI]bool{}, SAs: map[policy.SAID]*SA{}, policies: map[policy.PolicyID]policy.Policy{},
-		acquired: map[policy.PolicyID]bool{}, waiting: map[policy.PolicyID][]uint64{}, early: map[policy.SPI][]Datagram{},
+		acquired: map[policy.PolicyID]bool{}, waiting: map[policy.PolicyID][]waiting{}, early: map[policy.SPI][]Datagram{},
 	}
 }
 
@@ -155,7 +156,9 @@ func (p *Plane) Apply(tx policy.Tx) error {
 		p.order = slices.DeleteFunc(p.order, func(x policy.SAID) bool { return x == id })
 	}
 	for _, id := range tx.FailAcquires {
-		p.Refused = append(p.Refused, p.waiting[id]...)
+		for _, w := range p.waiting[id] {
+			p.Refused = append(p.Refused, w.number)
+		}
 		delete(p.waiting, id)
 		delete(p.acquired, id)
 	}
@@ -178,27 +181,39 @@ func (p *Plane) Capabilities() policy.Caps {
 	return policy.Caps{Name: "simulated", ESN: true, RawESP: true}
 }
 
-// outbound is the SA that carries a child's traffic: the latest activated.
-func (p *Plane) outbound(reqID uint32) *SA {
+// waiting is a packet without an SA. A zero flow stands for one that every SA of the policy takes.
+type waiting struct {
+	number uint64
+	flow   policy.Flow
+}
+
+// outbound is the SA that carries a packet of a child: the latest activated of those that take it.
+func (p *Plane) outbound(reqID uint32, f policy.Flow) *SA {
 	for _, id := range slices.Backward(p.order) {
-		if sa := p.SAs[id]; sa.ReqID == reqID && !sa.Standby {
+		if sa := p.SAs[id]; sa.ReqID == reqID && !sa.Standby && (!f.Src.IsValid() || policy.MatchFlow(sa.Local, sa.Remote, f, true)) {
 			return sa
 		}
 	}
 	return nil
 }
 
-// Send carries a numbered packet of a policy, or has it wait for an SA.
-func (p *Plane) Send(id policy.PolicyID, number uint64) {
+// Send carries a numbered packet of a policy, or has it wait for an SA. to, where valid, is the address it is for.
+func (p *Plane) Send(id policy.PolicyID, number uint64, to netip.Addr) {
 	pol := p.policies[id]
-	if sa := p.outbound(pol.ReqID); sa != nil {
+	w, f := waiting{number: number}, flowOf(pol)
+	if to.IsValid() {
+		f.Dst = to
+		w.flow = f
+	}
+	if sa := p.outbound(pol.ReqID, w.flow); sa != nil {
 		p.carry(sa, number)
 		return
 	}
-	p.waiting[id] = append(p.waiting[id], number)
+	p.Unready++
+	p.waiting[id] = append(p.waiting[id], w)
 	if !p.acquired[id] {
 		p.acquired[id] = true
-		p.host.acquire(id, flowOf(pol))
+		p.host.acquire(id, f)
 	}
 }
 
@@ -213,14 +228,17 @@ func flowOf(pol policy.Policy) policy.Flow {
 }
 
 func (p *Plane) flush(reqID uint32) {
-	for id, numbers := range p.waiting {
+	for id, queue := range p.waiting {
 		if p.policies[id].ReqID != reqID {
 			continue
 		}
-		sa := p.outbound(reqID)
 		delete(p.waiting, id)
-		for _, n := range numbers {
-			p.carry(sa, n)
+		for _, w := range queue {
+			if sa := p.outbound(reqID, w.flow); sa != nil {
+				p.carry(sa, w.number)
+			} else {
+				p.waiting[id] = append(p.waiting[id], w)
+			}
 		}
 	}
 	for id := range p.acquired {

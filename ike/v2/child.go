@@ -60,7 +60,7 @@ func (c *child) low() []byte { return lowest(c.nonceI, c.nonceR) }
 func (c *child) info(s *sa) ike.ChildInfo {
 	return ike.ChildInfo{
 		Name: c.name, In: c.in, Out: c.outID, InSPI: c.inSPI, OutSPI: c.outSPI, Proposal: c.proposal, Mode: c.mode,
-		Local: c.local, Remote: c.remote, EstablishedAt: c.since, State: c.state.String(), Encap: s.path.Encap,
+		Local: c.local, Remote: c.remote, EstablishedAt: c.since, State: c.state.String(), Standby: c.standby, Encap: s.path.Encap,
 	}
 }
 

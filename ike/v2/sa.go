@@ -162,6 +162,8 @@ func (s *sa) Handle(now time.Time, ev ike.Event, out *ike.Out) error {
 		s.expire(ev)
 	case ike.SAUsed:
 		s.used(ev.SA)
+	case ike.Activate:
+		s.used(ev.SA)
 	case ike.Mapping:
 		s.mapping(ev)
 	case ike.Command:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,6 +18,9 @@ const (
 
 	// StrongSwanIKE is strongSwan without its kernel's part: it refuses the child, and makes an IKE SA alone.
 	StrongSwanIKE = "strongswan-ike"
+	// StrongSwanNoKernel is the charon that COATI_BENCH_CHARON names. It has a kernel that does nothing: the child is
+	// negotiated and accounted for, and installed nowhere.
+	StrongSwanNoKernel = "strongswan-no-kernel"
 	// CoatiESP is what the userspace plane adds to the heap for a child's two SAs, CoatiDaemon what all of a daemon's
 	// resident memory grows by.
 	CoatiESP    = "coati-esp"
@@ -27,10 +31,12 @@ const (
 
 // IKECostOptions chooses how much is measured. Zero means the usual.
 type IKECostOptions struct {
-	Rounds     int // of processor time; of memory and loading there are fewer
-	Handshakes int // of one daemon in one round
-	SAs        int // held at once
-	Tunnels    int // configured
+	Parts      []string // of PartNames; none: all
+	Methods    []string // of MethodNames, for handshakes; none: those with an aim
+	Rounds     int      // of processor time; of memory and loading there are fewer
+	Handshakes int      // of one daemon in one round
+	SAs        int      // held at once
+	Tunnels    int      // configured
 	Quick      bool
 }
 
@@ -55,11 +61,23 @@ const warmHandshakes = 50
 // heavyRounds are of what takes strongSwan many seconds.
 const heavyRounds = 3
 
+// costMethods are what has an aim.
 var costMethods = []string{"x25519", "modp2048"}
+
+// costPart is what may be measured alone.
+type costPart struct {
+	name  string
+	take  func(context.Context) error
+	steps int
+}
+
+// PartNames lists what IKECost can be told to measure.
+func PartNames() []string { return []string{"handshakes", "memory", "loading"} }
 
 // rival is one side of the comparison, on a pair of hosts of its own.
 type rival struct {
 	name     string
+	charon   *charon // nil: it is ours
 	from, to *host
 	crowd    *crowd
 	r        *responder
@@ -73,7 +91,21 @@ type ikeCost struct {
 	report *Report
 	coati  *rival
 	swan   *rival // nil: it is not installed
+	idle   *rival // with a kernel that does nothing; nil: none is named
 	starts int
+}
+
+// entrant is a rival as one series of the report has it.
+type entrant struct {
+	*rival
+	as      string
+	refused bool // it is asked for a child that it refuses
+}
+
+// entrants take turns. Who is not there is left out.
+func (c *ikeCost) entrants(coati string) []entrant {
+	all := []entrant{{c.coati, coati, false}, {c.swan, StrongSwan, false}, {c.swan, StrongSwanIKE, true}, {c.idle, StrongSwanNoKernel, false}}
+	return slices.DeleteFunc(all, func(e entrant) bool { return e.rival == nil })
 }
 
 // IKECost measures what handshakes, SAs and configured tunnels cost the daemon, and strongSwan's. It needs root. A part that
@@ -84,6 +116,14 @@ func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) erro
 		return nil
 	}
 	o.fill()
+	if len(o.Methods) == 0 {
+		o.Methods = costMethods
+	}
+	for _, x := range o.Parts {
+		if !slices.Contains(PartNames(), x) {
+			return unknown("part", x, PartNames())
+		}
+	}
 	g, err := newGround()
 	if err != nil {
 		return err
@@ -93,14 +133,19 @@ func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) erro
 	if err := c.rivals(); err != nil {
 		return err
 	}
-	if p.begin("ike cost", o.Rounds*len(costMethods)+3*heavyRounds); c.swan != nil {
-		p.begin("ike cost", 3*o.Rounds*len(costMethods)+6*heavyRounds)
+	parts := []costPart{
+		{"handshakes", c.handshakes, o.Rounds * len(o.Methods) * len(c.entrants(Coati))},
+		{"memory", c.memory, heavyRounds * (1 + len(c.entrants(Coati)))},
+		{"loading", c.loading, heavyRounds * len(c.loaders())},
 	}
+	parts = slices.DeleteFunc(parts, func(x costPart) bool { return len(o.Parts) > 0 && !slices.Contains(o.Parts, x.name) })
+	steps := 0
+	for _, part := range parts {
+		steps += part.steps
+	}
+	p.begin("ike cost", steps)
 	defer p.end()
-	for _, part := range []struct {
-		name string
-		take func(context.Context) error
-	}{{"handshakes", c.handshakes}, {"memory of SAs", c.memory}, {"loading of tunnels", c.loading}} {
+	for _, part := range parts {
 		err := part.take(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -114,30 +159,11 @@ func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) erro
 }
 
 func (c *ikeCost) rivals() error {
-	names := []string{Coati, StrongSwan}
-	if err := haveStrongSwan(); err != nil {
-		c.report.note("IKE was not measured beside strongSwan: %v", err)
-		names = names[:1]
+	about := func(name, version, command string) {
+		c.report.Contenders = append(c.report.Contenders, Contender{
+			Name: name, Version: strings.TrimSpace(version), Command: command, Cipher: "AES-128-GCM", Carrier: "IKE with PSK; ESP in UDP",
+		})
 	}
-	for _, name := range names {
-		from, to, err := c.ground.newPair("ike-" + name)
-		if err != nil {
-			return err
-		}
-		v := &rival{name: name, from: from, to: to}
-		if v.crowd, err = newCrowd(from, to); err != nil {
-			return err
-		}
-		if name == Coati {
-			c.coati = v
-		} else {
-			c.swan = v
-		}
-	}
-	return c.describe()
-}
-
-func (c *ikeCost) describe() error {
 	program, err := os.Executable()
 	if err != nil {
 		return err
@@ -146,30 +172,53 @@ func (c *ikeCost) describe() error {
 	if err != nil {
 		return err
 	}
-	about := func(name, version, command string) {
-		c.report.Contenders = append(c.report.Contenders, Contender{
-			Name: name, Version: strings.TrimSpace(version), Command: command, Cipher: "AES-128-GCM", Carrier: "IKE with PSK; ESP in UDP",
-		})
+	if c.coati, err = c.newRival(Coati, nil); err != nil {
+		return err
 	}
 	about(Coati+", ike", version, "coati run --config FILE; coati reload")
-	if c.swan != nil {
-		if version, err = run(charonProgram, "--version"); err != nil {
+	if err := haveStrongSwan(); err != nil {
+		c.report.note("IKE was not measured beside strongSwan: %v", err)
+		return nil
+	}
+	for _, x := range []struct {
+		name  string
+		d     *charon
+		rival **rival
+	}{{StrongSwan, installedCharon, &c.swan}, {StrongSwanNoKernel, namedCharon(), &c.idle}} {
+		if x.d == nil {
+			continue
+		}
+		if version, err = run(x.d.program, "--version"); err != nil {
 			return err
 		}
-		about(StrongSwan+", ike", version, "charon with kernel-libipsec, install_routes = no, ikesa_table_size = 16384; swanctl --load-all")
+		if *x.rival, err = c.newRival(x.name, x.d); err != nil {
+			return err
+		}
+		about(x.name+", ike", version, x.d.about)
 	}
 	return nil
+}
+
+// newRival gives a daemon hosts and callers of its own. Without a charon it is ours.
+func (c *ikeCost) newRival(name string, d *charon) (*rival, error) {
+	from, to, err := c.ground.newPair("ike-" + name)
+	if err != nil {
+		return nil, err
+	}
+	v := &rival{name: name, charon: d, from: from, to: to}
+	v.crowd, err = newCrowd(from, to)
+	return v, err
 }
 
 // begin starts the rival's daemon anew, with one tunnel for all callers.
 func (c *ikeCost) begin(ctx context.Context, v *rival) (err error) {
 	c.starts++
 	label := fmt.Sprintf("daemon-%d", c.starts)
-	if v.name == Coati {
+	if v.charon == nil {
 		v.r, err = beginCoati(ctx, v.to, label, coatiAny(v.to), "")
 		return err
 	}
-	if v.r, err = beginCharon(ctx, v.to, label); err != nil {
+	if v.r, err = v.charon.begin(ctx, v.to, label); err != nil {
 		return err
 	}
 	return v.r.load(swanAny(v.to), 1)
@@ -213,21 +262,14 @@ func (v *rival) warm(ctx context.Context, what call) error {
 
 func (c *ikeCost) handshakes(ctx context.Context) error {
 	for round := range c.o.Rounds {
-		for _, method := range costMethods {
-			for _, x := range []struct {
-				v       *rival
-				as      string
-				refused bool
-			}{{c.coati, Coati, false}, {c.swan, StrongSwan, false}, {c.swan, StrongSwanIKE, true}} {
-				if x.v == nil {
-					continue
-				}
-				cost, err := c.turn(ctx, x.v, call{method: method, refused: x.refused, psk: anyPSK})
+		for _, method := range c.o.Methods {
+			for _, x := range c.entrants(Coati) {
+				cost, err := c.turn(ctx, x.rival, call{method: method, refused: x.refused, psk: anyPSK})
 				if err != nil {
 					return err
 				}
 				c.report.series("ike-"+method, "processor time of a handshake, "+method, costPerHandshake, x.as).add(round, cost)
-				c.p.step(fmt.Sprintf("round %d  %-9s %-15s %5.0f µs a handshake", round+1, method, x.as, cost))
+				c.p.step(fmt.Sprintf("round %d  %-9s %-20s %5.0f µs a handshake", round+1, method, x.as, cost))
 			}
 		}
 	}
@@ -244,17 +286,10 @@ func (c *ikeCost) memory(ctx context.Context) error {
 	}
 	least := map[string]int{}
 	for round := range heavyRounds {
-		for _, x := range []struct {
-			v       *rival
-			as      string
-			refused bool
-		}{{c.coati, CoatiDaemon, false}, {c.swan, StrongSwan, false}, {c.swan, StrongSwanIKE, true}} {
-			if x.v == nil {
-				continue
-			}
+		for _, x := range c.entrants(CoatiDaemon) {
 			what := what
 			what.refused = x.refused
-			grown, n, err := c.grow(ctx, x.v, what)
+			grown, n, err := c.grow(ctx, x.rival, what)
 			if err != nil {
 				return err
 			}
@@ -262,7 +297,7 @@ func (c *ikeCost) memory(ctx context.Context) error {
 			if least[x.as] == 0 || n < least[x.as] {
 				least[x.as] = n
 			}
-			c.p.step(fmt.Sprintf("round %d  %-15s %5.1f KiB resident for an SA, of %d", round+1, x.as, grown/1024, n))
+			c.p.step(fmt.Sprintf("round %d  %-20s %5.1f KiB resident for an SA, of %d", round+1, x.as, grown/1024, n))
 		}
 		ikePart, espPart, err := responderHeap(ctx, c.o.SAs, what)
 		if err != nil {
@@ -270,9 +305,10 @@ func (c *ikeCost) memory(ctx context.Context) error {
 		}
 		add(round, Coati, ikePart)
 		add(round, CoatiESP, espPart)
-		c.p.step(fmt.Sprintf("round %d  %-15s %5.1f KiB of heap for an SA, and %.1f for ESP's part", round+1, Coati, ikePart/1024, espPart/1024))
+		c.p.step(fmt.Sprintf("round %d  %-20s %5.1f KiB of heap for an SA, and %.1f for ESP's part", round+1, Coati, ikePart/1024, espPart/1024))
 	}
-	for _, as := range []string{CoatiDaemon, StrongSwan, StrongSwanIKE} {
+	for _, x := range c.entrants(CoatiDaemon) {
+		as := x.as
 		if n := least[as]; n > 0 && n < c.o.SAs {
 			c.report.note("%s held %d SAs when the time to make them was up", as, n)
 		}
@@ -303,6 +339,11 @@ func (c *ikeCost) grow(ctx context.Context, v *rival, what call) (octets float64
 	return float64(after-before) / float64(n), n, err
 }
 
+// loaders are who can be given many tunnels: what the kernel does is no part of that.
+func (c *ikeCost) loaders() []*rival {
+	return slices.DeleteFunc([]*rival{c.coati, c.swan}, func(v *rival) bool { return v == nil })
+}
+
 // loading has fresh daemons read many tunnels, and the same again.
 func (c *ikeCost) loading(ctx context.Context) error {
 	defer c.coati.end()
@@ -313,10 +354,7 @@ func (c *ikeCost) loading(ctx context.Context) error {
 		}
 	}
 	for round := range heavyRounds {
-		for _, v := range []*rival{c.coati, c.swan} {
-			if v == nil {
-				continue
-			}
+		for _, v := range c.loaders() {
 			first, again, err := c.loadTwice(ctx, v)
 			if err != nil {
 				return err
@@ -334,7 +372,7 @@ func (c *ikeCost) loading(ctx context.Context) error {
 func (c *ikeCost) loadTwice(ctx context.Context, v *rival) (first, again time.Duration, err error) {
 	c.starts++
 	label := fmt.Sprintf("daemon-%d", c.starts)
-	if v.name == Coati {
+	if v.charon == nil {
 		conf := coatiMany(v.to, c.o.Tunnels)
 		begin := time.Now()
 		if v.r, err = beginCoati(ctx, v.to, label, conf, "msg=configured"); err != nil {
@@ -348,7 +386,7 @@ func (c *ikeCost) loadTwice(ctx context.Context, v *rival) (first, again time.Du
 		}
 		return first, time.Since(begin), err
 	}
-	if v.r, err = beginCharon(ctx, v.to, label); err != nil {
+	if v.r, err = v.charon.begin(ctx, v.to, label); err != nil {
 		return 0, 0, err
 	}
 	conf := swanMany(v.to, c.o.Tunnels)

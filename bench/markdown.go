@@ -23,7 +23,8 @@ machine does to one it does to the others, so the ratios come first, each with t
   ` + "`coati bench path --contender coati --measure tcp-1 --rounds 1 --seconds 30`" + ` and ` + "`perf record -F 999 -g -p PID,PID -- sleep 10`" + `.
 - What IKE costs a daemon is measured beside strongSwan: both answer the same callers, initiators of Coati's engine on real sockets, each with an
   address and an identity of its own and ESP in userspace, in turns; the processor time, user and kernel, is that of the daemon alone. strongswan-ike
-  refuses the child, so that its ESP and its kernel's part cost nothing. Memory is of SAs that stay: of strongSwan what the resident memory grows by, of
+  refuses the child, so that its ESP and its kernel's part cost nothing. strongswan-no-kernel, where COATI_BENCH_CHARON names the charon of
+  a strongSwan with the plugin load-tester, makes the child and has a kernel that does nothing, while ours does its whole work. Memory is of SAs that stay: of strongSwan what the resident memory grows by, of
   Coati the heap in use for IKE's part; coati-esp is the heap of the child's two ESP SAs, coati-daemon what the whole daemon grows by, with what the
   collector has not yet taken. Loading takes from the start of ` + "`coati run`" + `, or of ` + "`swanctl --load-all`" + ` with charon running, until all is there; each tunnel
   has its own secret.

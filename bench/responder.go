@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -132,23 +131,6 @@ func swanConnection(name string, h *host, remote, ike, remoteTS string) string {
 `, name, h.outer, remote, ike, h.outer, h.lanNet.Masked(), remoteTS)
 }
 
-// Sizes of strongSwan's tables are what its documentation advises for many SAs; a flood from one address is expected here.
-const swanResponderConf = `charon {
-  load = nonce random openssl kdf hmac sha1 sha2 aes gcm curve25519 kernel-libipsec kernel-netlink socket-default vici
-  load_modular = no
-  install_routes = no
-  install_virtual_ip = no
-  dos_protection = no
-  keep_alive = 0
-  ikesa_table_size = 16384
-  ikesa_table_segments = 16
-  plugins { vici { socket = unix://%[1]s/vici } }
-  filelog { stderr { default = 0
-      flush_line = yes } }
-}
-swanctl { load = nonce random openssl sha1 sha2 hmac aes gcm }
-`
-
 // beginCoati starts the daemon with its configuration, and returns when it has written the words; without words, when it
 // answers. Its log goes to a file named after label, which nothing else may use.
 func beginCoati(ctx context.Context, h *host, label, conf, words string) (*responder, error) {
@@ -175,48 +157,4 @@ func beginCoati(ctx context.Context, h *host, label, conf, words string) (*respo
 		_, err := client.Version(ctx)
 		return err == nil
 	})
-}
-
-// beginCharon starts strongSwan without a connection, which load gives it. The label is as for beginCoati.
-func beginCharon(ctx context.Context, h *host, label string) (*responder, error) {
-	if err := h.write("strongswan.conf", fmt.Sprintf(swanResponderConf, h.dir)); err != nil {
-		return nil, err
-	}
-	for folder := range strings.FieldsSeq("x509 x509ca x509ocsp x509aa x509ac x509crl pubkey private rsa ecdsa bliss pkcs8 pkcs12 conf.d") {
-		if err := os.MkdirAll(filepath.Join(h.dir, "swanctl", folder), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	p, err := h.start(label, swanEnv(h), "", "sh", "-c", "mount -t tmpfs tmpfs /run && exec "+charonProgram)
-	if err != nil {
-		return nil, err
-	}
-	r := &responder{name: StrongSwan, host: h, p: p, ask: func(args ...string) (string, error) {
-		all := append(append([]string{"env"}, swanEnv(h)...), "swanctl", args[0], "--uri", "unix://"+h.dir+"/vici")
-		return h.run(append(all, args[1:]...)...)
-	}}
-	return r, p.await(ctx, loadLimit, "charon", func() bool { _, err := r.ask("--stats"); return err == nil })
-}
-
-// load gives strongSwan its connections and secrets, all of which it must have taken.
-func (r *responder) load(conf string, connections int) error {
-	if err := r.host.write("swanctl/swanctl.conf", conf); err != nil {
-		return err
-	}
-	text, err := r.ask("--load-all")
-	if err == nil && !strings.Contains(text, fmt.Sprintf("successfully loaded %d connections", connections)) {
-		err = fmt.Errorf("strongSwan did not load %d connections: %s", connections, lastLines(text, 2))
-	}
-	return err
-}
-
-// haveStrongSwan says what is missing.
-func haveStrongSwan() error {
-	if _, err := os.Stat(charonProgram); err != nil {
-		return fmt.Errorf("strongSwan %w: apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins", errMissing)
-	}
-	if _, err := exec.LookPath("swanctl"); err != nil {
-		return fmt.Errorf("swanctl %w: apt-get install strongswan-swanctl", errMissing)
-	}
-	return nil
 }

@@ -37,6 +37,7 @@ type Host struct {
 	mark     uint32
 	table    uint32
 	nl       *netlink.Handle
+	lookup   *lookups
 	ledger   Ledger
 }
 
@@ -62,6 +63,10 @@ func Open(c Config) (*Host, error) {
 	}
 	h := &Host{name: c.Name, stateDir: c.StateDir, mark: c.Mark, table: tableOf(c.Name), nl: nl}
 	h.ledger.Record("netlink socket", func() error { nl.Close(); return nil })
+	if h.lookup, err = openLookup(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	h.ledger.Record("socket for look-ups", h.lookup.close)
 	err = underStartLock(func() error {
 		l, err := takeLock(tableLock(h.table))
 		if errors.Is(err, unix.EADDRINUSE) {

@@ -451,7 +451,7 @@ func (h *Host) Look() func(dst netip.Addr) (Uplink, error) {
 		Uplink
 		err error
 	}
-	answers, links := map[netip.Addr]answer{}, map[int]*netlink.LinkAttrs{}
+	answers, links := map[netip.Addr]answer{}, map[int]link{}
 	return func(dst netip.Addr) (Uplink, error) {
 		a, known := answers[dst]
 		if !known {
@@ -462,37 +462,27 @@ func (h *Host) Look() func(dst netip.Addr) (Uplink, error) {
 	}
 }
 
-func (h *Host) routeTo(dst netip.Addr, links map[int]*netlink.LinkAttrs) (Uplink, error) {
-	routes, err := h.nl.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Mark: h.mark})
+func (h *Host) routeTo(dst netip.Addr, links map[int]link) (Uplink, error) {
+	r, err := h.lookup.route(dst, h.mark, false)
 	if err != nil {
 		return Uplink{}, fmt.Errorf("no route to %v: %w", dst, err)
 	}
-	if len(routes) == 0 {
-		return Uplink{}, fmt.Errorf("no route to %v", dst)
-	}
-	u := Uplink{Index: routes[0].LinkIndex}
+	u := Uplink{Index: r.index, Src: r.src}
 	// The route itself, not the kernel's cached copy of it, which holds what anybody's ICMP error said.
-	if routes[0].MTU != 0 {
-		configured, err := h.nl.RouteGetWithOptions(dst.AsSlice(), &netlink.RouteGetOptions{Mark: h.mark, FIBMatch: true})
-		if err == nil && len(configured) > 0 {
-			u.MTU = configured[0].MTU
+	if r.mtu != 0 {
+		if configured, err := h.lookup.route(dst, h.mark, true); err == nil {
+			u.MTU = configured.mtu
 		}
 	}
-	if a, ok := netip.AddrFromSlice(routes[0].Src); ok {
-		u.Src = a.Unmap()
-	}
-	attrs := links[u.Index]
-	if attrs == nil {
-		link, err := h.nl.LinkByIndex(u.Index)
-		if err != nil {
+	l, known := links[u.Index]
+	if !known {
+		if l, err = h.lookup.link(u.Index); err != nil {
 			return Uplink{}, fmt.Errorf("interface %d on the route to %v: %w", u.Index, dst, err)
 		}
-		attrs = link.Attrs()
-		links[u.Index] = attrs
+		links[u.Index] = l
 	}
-	u.Name = attrs.Name
-	if u.MTU == 0 {
-		u.MTU = attrs.MTU
+	if u.Name = l.name; u.MTU == 0 {
+		u.MTU = l.mtu
 	}
 	return u, nil
 }

@@ -18,7 +18,12 @@ func OpenSurvey() (*Survey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netlink: %w", err)
 	}
-	return &Survey{Host{mark: DefaultMark, nl: nl}}, nil
+	look, err := openLookup()
+	if err != nil {
+		nl.Close()
+		return nil, err
+	}
+	return &Survey{Host{mark: DefaultMark, nl: nl, lookup: look}}, nil
 }
 
 // Host answers RouteTo and Look; nothing else may be asked of it.
@@ -38,4 +43,7 @@ func (s *Survey) Guard() error {
 }
 
 // Close ends it.
-func (s *Survey) Close() { s.host.nl.Close() }
+func (s *Survey) Close() {
+	s.host.nl.Close()
+	_ = s.host.lookup.close()
+}

@@ -105,7 +105,8 @@ func newBenchIKE() *cobra.Command {
 		Short: "handshakes a second by key exchange; as root, what IKE costs beside strongSwan",
 		Long: `Measures handshakes with both ends on one core. As root it also has a daemon of ours and strongSwan's, where that is
 installed, answer the same callers in network namespaces, and compares processor time of a handshake, memory of an SA, and
-the time to load and reload ten thousand tunnels.`,
+the time to load and reload ten thousand tunnels. The environment variable COATI_BENCH_CHARON may name the charon of another
+strongSwan, built with its plugin load-tester: it joins with a kernel that does nothing.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return measure(cmd, func(p *bench.Progress, r *bench.Report) error {
@@ -114,6 +115,7 @@ the time to load and reload ten thousand tunnels.`,
 		},
 	}
 	c.Flags().StringSlice("method", nil, fmt.Sprintf("only these `KEYWORDS`; the usual ones are %v", bench.MethodNames()))
+	c.Flags().StringSlice("part", nil, fmt.Sprintf("of what is measured beside strongSwan only these `PARTS`: %v", bench.PartNames()))
 	c.Flags().Int("handshakes", 0, "made with each daemon in each round (300; with --quick 200)")
 	c.Flags().Int("sas", 0, "held at once, to see what they take of memory (10000; with --quick 2000)")
 	c.Flags().Int("tunnels", 0, "configured, to see how long they take to load (10000; with --quick 1000)")
@@ -128,6 +130,8 @@ func benchIKE(cmd *cobra.Command, p *bench.Progress, r *bench.Report) error {
 	o.Rounds, _ = cmd.Flags().GetInt("rounds")
 	o.Quick, _ = cmd.Flags().GetBool("quick")
 	// `bench all` has no flags for these.
+	o.Methods, _ = cmd.Flags().GetStringSlice("method")
+	o.Parts, _ = cmd.Flags().GetStringSlice("part")
 	o.Handshakes, _ = cmd.Flags().GetInt("handshakes")
 	o.SAs, _ = cmd.Flags().GetInt("sas")
 	o.Tunnels, _ = cmd.Flags().GetInt("tunnels")

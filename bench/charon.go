@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -33,7 +34,7 @@ func namedCharon() *charon {
 	if program == "" {
 		return nil
 	}
-	return &charon{program, fakeKernel, charonEnv + "=" + program + ", load-tester.fake_kernel = yes, the rest as for strongswan, ike"}
+	return &charon{program, fakeKernel, charonEnv + "=" + program + ", load-tester { enable = yes, fake_kernel = yes, preshared_key }, the rest as for strongswan, ike"}
 }
 
 // Sizes of strongSwan's tables are what its documentation advises for many SAs; a flood from one address is expected here.
@@ -47,7 +48,9 @@ const swanResponderConf = `charon {
   ikesa_table_size = 16384
   ikesa_table_segments = 16
   plugins { vici { socket = unix://%[1]s/vici }
-    load-tester { fake_kernel = %[3]s } }
+    load-tester { enable = %[3]s
+      fake_kernel = %[3]s
+      preshared_key = %[4]s } }
   filelog { stderr { default = 0
       flush_line = yes } }
 }
@@ -60,7 +63,7 @@ func (d *charon) begin(ctx context.Context, h *host, label string) (*responder, 
 	if d.kernel == fakeKernel {
 		fake = "yes"
 	}
-	if err := h.write("strongswan.conf", fmt.Sprintf(swanResponderConf, h.dir, d.kernel, fake)); err != nil {
+	if err := h.write("strongswan.conf", fmt.Sprintf(swanResponderConf, h.dir, d.kernel, fake, strconv.Quote(psk))); err != nil {
 		return nil, err
 	}
 	for folder := range strings.FieldsSeq("x509 x509ca x509ocsp x509aa x509ac x509crl pubkey private rsa ecdsa bliss pkcs8 pkcs12 conf.d") {

@@ -25,12 +25,12 @@ type layer struct {
 
 var house = []layer{
 	{"packet", nil, []string{"golang.org/x/sys"}, "packet is a leaf: views of octets that everybody may use"},
-	{"policy", nil, []string{"github.com/gaissmai/bart"}, "policy names things; it knows nobody"},
-	{"policy/config", []string{"policy"}, []string{"github.com/pelletier/go-toml", "github.com/gaissmai/bart"}, "a file becomes policy's nouns and nothing else"},
+	{"policy", nil, nil, "policy names things; it knows nobody"},
+	{"policy/config", []string{"policy"}, []string{"github.com/pelletier/go-toml"}, "a file becomes policy's nouns and nothing else"},
 	{"policy/legacy", []string{"policy", "policy/config"}, nil, "other people's files become policy's nouns and nothing else"},
 	{"policy/planetest", []string{"policy"}, nil, "one conformance suite for every plane, so it knows none of them"},
 	{"esp/batch", nil, []string{"golang.org/x/sys/cpu", "golang.org/x/crypto"}, "jobs times keys, no words of a protocol"},
-	{"esp", []string{"policy", "esp/batch"}, []string{"github.com/gaissmai/bart"}, "esp moves packets and decides nothing; tun is joined to it by gateway"},
+	{"esp", []string{"policy", "esp/batch"}, nil, "esp moves packets and decides nothing; tun is joined to it by gateway"},
 	{"ike/wire", nil, nil, "octets to structs, nothing else"},
 	{"ike/keys", []string{"policy"}, []string{"filippo.io/bigmod", "golang.org/x/crypto"}, "keyed arithmetic"},
 	{"ike/auth", []string{"policy", "ike/wire", "ike/keys"}, nil, "who somebody is"},

@@ -161,24 +161,32 @@ func (p *Plane) dropBundle(reqID uint32, b *bundle) {
 }
 
 func (p *Plane) putPolicies(configs []policy.Policy) {
-	tables := [2]*spd{p.spd.Load(), p.spdIn.Load()} // by direction
-	var add [2][]*spdEntry
+	var remove, add [2][]*spdEntry // by direction
+	fresh := make(map[*spdEntry]bool, len(configs))
 	for _, c := range configs {
 		e := &spdEntry{config: c, queue: new(queue)}
 		if old := p.policies[c.ID]; old != nil {
 			e.queue = old.queue
 			p.forget(old)
 			d := old.config.Direction
-			tables[d] = tables[d].without(old)
-			add[d] = slices.DeleteFunc(add[d], func(e *spdEntry) bool { return e == old })
+			if fresh[old] {
+				add[d] = slices.DeleteFunc(add[d], func(e *spdEntry) bool { return e == old })
+			} else {
+				remove[d] = append(remove[d], old)
+			}
 		}
 		p.policies[c.ID] = e
 		e.bundle = p.bundle(c.ReqID)
 		e.bundle.policies[c.ID] = e
 		add[c.Direction] = append(add[c.Direction], e)
+		fresh[e] = true
 	}
-	p.spd.Store(tables[policy.Outbound].withAll(add[policy.Outbound]))
-	p.spdIn.Store(tables[policy.Inbound].withAll(add[policy.Inbound]))
+	p.changePolicies(remove, add)
+}
+
+func (p *Plane) changePolicies(remove, add [2][]*spdEntry) {
+	p.spd.Store(p.spd.Load().change(remove[policy.Outbound], add[policy.Outbound]))
+	p.spdIn.Store(p.spdIn.Load().change(remove[policy.Inbound], add[policy.Inbound]))
 }
 
 // addSAs returns the outbound ones that take over from another.
@@ -274,17 +282,16 @@ func (p *Plane) deleteSAs(ids []policy.SAID) {
 }
 
 func (p *Plane) deletePolicies(ids []policy.PolicyID) {
-	tables := [2]*spd{p.spd.Load(), p.spdIn.Load()} // by direction
+	var remove [2][]*spdEntry // by direction
 	for _, id := range ids {
 		e := p.policies[id]
 		if e == nil {
 			continue
 		}
-		tables[e.config.Direction] = tables[e.config.Direction].without(e)
+		remove[e.config.Direction] = append(remove[e.config.Direction], e)
 		p.failQueue(e, DropNoPolicy)
 		delete(p.policies, id)
 		p.forget(e)
 	}
-	p.spd.Store(tables[policy.Outbound])
-	p.spdIn.Store(tables[policy.Inbound])
+	p.changePolicies(remove, [2][]*spdEntry{})
 }

@@ -3,6 +3,7 @@ package esp
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -275,11 +276,17 @@ func TestLookupAgreesWithAListInOrder(t *testing.T) {
 		}
 		for rest := all; len(rest) > 0; {
 			n := min(len(rest), rapid.SampledFrom([]int{1, 5, manyPolicies}).Draw(t, "at once"))
-			table, rest = table.withAll(rest[:n]), rest[n:]
+			table, rest = table.change(nil, rest[:n]), rest[n:]
 		}
-		if len(all) > 2 && rapid.Bool().Draw(t, "remove") {
-			table = table.without(all[1])
-			all = append(all[:1], all[2:]...)
+		before, had := table, slices.Clone(all)
+		if n := rapid.IntRange(0, len(all)).Draw(t, "remove"); n > 0 {
+			gone := rapid.Permutation(all).Draw(t, "gone")[:n]
+			fresh := all[:0:0]
+			for _, e := range gone[:n/2] {
+				fresh = append(fresh, &spdEntry{config: e.config})
+			}
+			table = table.change(gone, fresh)
+			all = append(slices.DeleteFunc(all, func(e *spdEntry) bool { return slices.Contains(gone, e) }), fresh...)
 		}
 		for range 20 {
 			a := []string{"10.1.2.3", "10.1.0.6", "10.9.9.9", "192.0.2.1", "fd01::1", "fd02::1"}
@@ -290,17 +297,24 @@ func TestLookupAgreesWithAListInOrder(t *testing.T) {
 			if f.Src.Is4() != f.Dst.Is4() {
 				continue
 			}
-			var want *spdEntry
-			for _, e := range all {
-				if policy.MatchFlow(e.config.Local, e.config.Remote, f, true) && (want == nil || e.before(want) < 0) {
-					want = e
-				}
-			}
-			if got := table.lookup(&f); got != want {
+			if got, want := table.lookup(&f), firstOf(all, f); got != want {
 				t.Fatalf("%v: got %v, want %v", f, got, want)
+			}
+			if got, want := before.lookup(&f), firstOf(had, f); got != want {
+				t.Fatalf("%v: the snapshot before the change: got %v, want %v", f, got, want)
 			}
 		}
 	})
+}
+
+// firstOf asks policy by policy.
+func firstOf(all []*spdEntry, f policy.Flow) (first *spdEntry) {
+	for _, e := range all {
+		if policy.MatchFlow(e.config.Local, e.config.Remote, f, true) && (first == nil || e.before(first) < 0) {
+			first = e
+		}
+	}
+	return first
 }
 
 func hostPolicies(n int) []policy.Policy {

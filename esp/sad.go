@@ -2,7 +2,6 @@ package esp
 
 import (
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -205,19 +204,20 @@ func (b *bundle) live() bool {
 	return sas != nil && len(*sas) > 0
 }
 
-// inTable finds inbound SAs by SPI without a lock: immutable buckets in a snapshot that is replaced by one of twice the
-// size when there are as many SAs as buckets. So a bucket has one or two, however many there are.
+// inTable finds inbound SAs by SPI without a lock: immutable chains in a snapshot that is replaced by one of twice the
+// size when there are as many SAs as chains. So a chain has one or two, however many there are.
 type inTable struct {
 	buckets atomic.Pointer[[]inBucket] // a power of two
 	count   int                        // of SAs; guarded by Plane.mu, as all changes are
 }
 
-type inBucket struct{ entries atomic.Pointer[[]inEntry] }
+type inBucket struct{ first atomic.Pointer[inEntry] }
 
 // inEntry has the SPI beside the pointer: an SA is looked into when it is the right one.
 type inEntry struct {
-	spi uint32
-	sa  *inSA
+	spi  uint32
+	sa   *inSA
+	next *inEntry
 }
 
 // leastBuckets an inTable has, from the first SA on.
@@ -227,19 +227,12 @@ func bucketOf(buckets []inBucket, spi uint32) *inBucket {
 	return &buckets[(spi^spi>>12^spi>>24)&uint32(len(buckets)-1)]
 }
 
-func (b *inBucket) all() []inEntry {
-	if e := b.entries.Load(); e != nil {
-		return *e
-	}
-	return nil
-}
-
 func (t *inTable) find(spi uint32) *inSA {
 	buckets := t.buckets.Load()
 	if buckets == nil {
 		return nil
 	}
-	for _, e := range bucketOf(*buckets, spi).all() {
+	for e := bucketOf(*buckets, spi).first.Load(); e != nil; e = e.next {
 		if e.spi == spi {
 			return e.sa
 		}
@@ -253,18 +246,19 @@ func (t *inTable) replace(spi uint32, add, remove *inSA) {
 		buckets = t.grow(buckets)
 	}
 	b := bucketOf(*buckets, spi)
-	before := b.all()
-	var next []inEntry
-	for _, e := range before {
-		if e.sa != remove {
-			next = append(next, e)
+	var next *inEntry
+	for e := b.first.Load(); e != nil; e = e.next {
+		if remove == nil || e.sa != remove {
+			next = &inEntry{e.spi, e.sa, next}
+		} else {
+			t.count--
 		}
 	}
 	if add != nil {
-		next = append(next, inEntry{spi, add})
+		next = &inEntry{spi, add, next}
+		t.count++
 	}
-	t.count += len(next) - len(before)
-	b.entries.Store(&next)
+	b.first.Store(next)
 }
 
 func (t *inTable) grow(old *[]inBucket) *[]inBucket {
@@ -272,10 +266,9 @@ func (t *inTable) grow(old *[]inBucket) *[]inBucket {
 	if old != nil {
 		next = make([]inBucket, 2*len(*old))
 		for i := range *old {
-			for _, e := range (*old)[i].all() {
+			for e := (*old)[i].first.Load(); e != nil; e = e.next {
 				b := bucketOf(next, e.spi)
-				entries := append(slices.Clip(b.all()), e)
-				b.entries.Store(&entries)
+				b.first.Store(&inEntry{e.spi, e.sa, b.first.Load()})
 			}
 		}
 	}

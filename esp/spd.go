@@ -2,18 +2,17 @@ package esp
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
-
-	"github.com/gaissmai/bart"
 
 	"coati/policy"
 )
 
 // Each direction of the SPD (RFC 4301, section 4.4.1): first match in order of priority, then of ID. It is decorrelated by
-// address: a table of remote prefixes, in each a table of local prefixes, in each the policies for exactly that pair in
-// order. A packet looks at the prefixes that cover it and nothing else, so 100,000 policies cost what 10 do. Tables
-// share what did not change with their predecessors: a snapshot is never changed.
+// address: a map of remote prefixes, and where several policies have one, a map of their local prefixes, then the policies
+// for exactly that pair in order. A packet looks at the prefixes that cover it and nothing else, so 100,000 policies
+// cost what 10 do. A snapshot is never changed, and shares what is not new with its predecessor.
 
 // wideProduct is how many prefix pairs a policy may take before it goes to the list that every lookup walks: an address
 // range can need 254 prefixes.
@@ -31,23 +30,29 @@ func (e *spdEntry) before(o *spdEntry) int {
 }
 
 type (
-	ordered    []*spdEntry
-	localTable = bart.Table[ordered]
-	spd        struct {
-		remote *bart.Table[*localTable]
-		wide   ordered
+	ordered []*spdEntry
+	spd     struct {
+		families [2]*prefixMap // IPv4, IPv6: by remote prefix
+		wide     ordered
 	}
 )
 
-func newSPD() *spd { return &spd{remote: new(bart.Table[*localTable])} }
+func newSPD() *spd {
+	s := new(spd)
+	for i := range s.families {
+		// The seed keeps whoever chooses addresses from choosing where they lie.
+		s.families[i] = newPrefixMap(rand.Uint64())
+	}
+	return s
+}
 
 func (o ordered) with(e *spdEntry) ordered {
 	i, _ := slices.BinarySearchFunc(o, e, (*spdEntry).before)
 	return slices.Insert(slices.Clip(slices.Clone(o)), i, e)
 }
 
-func (o ordered) without(id policy.PolicyID) ordered {
-	return slices.DeleteFunc(slices.Clone(o), func(e *spdEntry) bool { return e.config.ID == id })
+func (o ordered) without(e *spdEntry) ordered {
+	return slices.DeleteFunc(slices.Clone(o), func(x *spdEntry) bool { return x == e })
 }
 
 // pairs calls f for each pair of prefixes, or returns false if there are too many.
@@ -78,79 +83,6 @@ func prefixes(sels []policy.Selector) []netip.Prefix {
 	return out
 }
 
-// with is the snapshot that has e too.
-func (s *spd) with(e *spdEntry) *spd {
-	next := *s
-	ok := pairs(&e.config, func(remote, local netip.Prefix) {
-		next.remote = next.remote.ModifyPersist(remote, func(t *localTable, found bool) (*localTable, bool) {
-			if !found {
-				t = new(localTable)
-			}
-			return t.ModifyPersist(local, func(o ordered, _ bool) (ordered, bool) { return o.with(e), false }), false
-		})
-	})
-	if !ok {
-		next.wide = s.wide.with(e)
-	}
-	return &next
-}
-
-// manyPolicies is from how many on withAll copies the table once instead of a path of it for each.
-const manyPolicies = 64
-
-// withAll is the snapshot that has all of add too.
-func (s *spd) withAll(add []*spdEntry) *spd {
-	if len(add) < manyPolicies {
-		for _, e := range add {
-			s = s.with(e)
-		}
-		return s
-	}
-	next := &spd{remote: s.remote.Clone(), wide: s.wide}
-	ours := make(map[*localTable]bool)
-	for _, e := range add {
-		ok := pairs(&e.config, func(remote, local netip.Prefix) {
-			next.remote.Modify(remote, func(t *localTable, found bool) (*localTable, bool) {
-				switch {
-				case !found:
-					t = new(localTable)
-					ours[t] = true
-				case !ours[t]:
-					t = t.Clone()
-					ours[t] = true
-				}
-				t.Modify(local, func(o ordered, _ bool) (ordered, bool) { return o.with(e), false })
-				return t, false
-			})
-		})
-		if !ok {
-			next.wide = next.wide.with(e)
-		}
-	}
-	return next
-}
-
-// without is the snapshot that does not have e.
-func (s *spd) without(e *spdEntry) *spd {
-	next := *s
-	ok := pairs(&e.config, func(remote, local netip.Prefix) {
-		next.remote = next.remote.ModifyPersist(remote, func(t *localTable, found bool) (*localTable, bool) {
-			if !found {
-				return nil, true
-			}
-			t = t.ModifyPersist(local, func(o ordered, _ bool) (ordered, bool) {
-				o = o.without(e.config.ID)
-				return o, len(o) == 0
-			})
-			return t, t.Size() == 0
-		})
-	})
-	if !ok {
-		next.wide = s.wide.without(e.config.ID)
-	}
-	return &next
-}
-
 // lookupInbound is the policy for a flow that comes in; nil if there is none.
 func (s *spd) lookupInbound(f policy.Flow) *spdEntry {
 	f.Src, f.Dst, f.SrcPort, f.DstPort = f.Dst, f.Src, f.DstPort, f.SrcPort
@@ -160,14 +92,17 @@ func (s *spd) lookupInbound(f policy.Flow) *spdEntry {
 // lookup is the policy for an outbound flow; nil if there is none.
 func (s *spd) lookup(f *policy.Flow) *spdEntry {
 	best := s.wide.first(f, nil)
-	remote := netip.PrefixFrom(f.Dst, f.Dst.BitLen())
-	local := netip.PrefixFrom(f.Src, f.Src.BitLen())
-	for _, t := range s.remote.Supernets(remote) {
-		for _, o := range t.Supernets(local) {
-			best = o.first(f, best)
-		}
+	if !f.Dst.IsValid() || f.Src.BitLen() != f.Dst.BitLen() {
+		return best
 	}
-	return best
+	return s.families[familyOf(f.Dst)].first(bitsOf(f.Dst), bitsOf(f.Src), f, best)
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
 }
 
 // first is the first match that comes before best.
@@ -181,4 +116,119 @@ func (o ordered) first(f *policy.Flow, best *spdEntry) *spdEntry {
 		}
 	}
 	return best
+}
+
+// first is the policy itself if it matches and comes before best. One of which only the addresses count is known to match.
+func (e *spdEntry) first(plain bool, f *policy.Flow, best *spdEntry) *spdEntry {
+	if best != nil && best.before(e) <= 0 || !plain && !policy.MatchFlow(e.config.Local, e.config.Remote, *f, true) {
+		return best
+	}
+	return e
+}
+
+// plain says that a policy selects whatever has its addresses.
+func (e *spdEntry) plain() bool {
+	special := func(s policy.Selector) bool { return s.Protocol != 0 || s.Start.Zone() != "" || s.End.Zone() != "" }
+	return !slices.ContainsFunc(e.config.Local, special) && !slices.ContainsFunc(e.config.Remote, special)
+}
+
+// manyPolicies is from how many on a change copies the maps once instead of a page of them for each.
+const manyPolicies = 64
+
+// change is the snapshot without some policies and with others.
+func (s *spd) change(remove, add []*spdEntry) *spd {
+	if len(remove)+len(add) == 0 {
+		return s
+	}
+	c := spdChange{spd: *s, whole: len(remove)+len(add) >= manyPolicies, ours: make(map[*prefixMap]bool)}
+	for _, e := range remove {
+		if !pairs(&e.config, func(remote, local netip.Prefix) { c.remove(e, remote, local) }) {
+			c.wide = c.wide.without(e)
+		}
+	}
+	for _, e := range add {
+		plain := e.plain()
+		if !pairs(&e.config, func(remote, local netip.Prefix) { c.add(e, plain, remote, local) }) {
+			c.wide = c.wide.with(e)
+		}
+	}
+	return &c.spd
+}
+
+// spdChange is a snapshot being made.
+type spdChange struct {
+	spd
+	whole bool                // the pages of maps that change are copied all at once
+	ours  map[*prefixMap]bool // nobody reads these yet
+}
+
+// own makes a map that nobody else reads.
+func (c *spdChange) own(m *prefixMap) *prefixMap {
+	if c.ours[m] {
+		return m
+	}
+	m = m.successor(c.whole)
+	c.ours[m] = true
+	return m
+}
+
+func (c *spdChange) family(p netip.Prefix) *prefixMap {
+	m := &c.families[familyOf(p.Addr())]
+	*m = c.own(*m)
+	return *m
+}
+
+func (c *spdChange) add(e *spdEntry, plain bool, remote, local netip.Prefix) {
+	m := c.family(remote)
+	s := m.put(bitsOf(remote.Addr()), uint8(remote.Bits()), c.whole)
+	other, length := bitsOf(local.Addr()), uint8(local.Bits())
+	if s.entry == nil && s.others == nil {
+		s.entry, s.plain, s.other, s.otherLen = e, plain, other, length
+		return
+	}
+	if s.others == nil {
+		before := *s
+		s.entry, s.plain, s.other, s.otherLen = nil, false, addrBits{}, 0
+		s.others = newPrefixMap(m.seed)
+		c.ours[s.others] = true
+		first := s.others.put(before.other, before.otherLen, true)
+		first.entry, first.plain = before.entry, before.plain
+	}
+	s.others = c.own(s.others)
+	o := s.others.put(other, length, c.whole)
+	switch {
+	case o.list != nil:
+		list := o.list.with(e)
+		o.list = &list
+	case o.entry != nil:
+		list := ordered{o.entry}.with(e)
+		o.list, o.entry, o.plain = &list, nil, false
+	default:
+		o.entry, o.plain = e, plain
+	}
+}
+
+func (c *spdChange) remove(e *spdEntry, remote, local netip.Prefix) {
+	m := c.family(remote)
+	key, length := bitsOf(remote.Addr()), uint8(remote.Bits())
+	if m.find(key, length) == nil {
+		return
+	}
+	s := m.put(key, length, c.whole)
+	if s.others != nil {
+		s.others = c.own(s.others)
+		other, otherLen := bitsOf(local.Addr()), uint8(local.Bits())
+		o := s.others.put(other, otherLen, c.whole)
+		if o.list != nil {
+			list := o.list.without(e)
+			o.list = &list
+		}
+		if o.entry == e || o.list != nil && len(*o.list) == 0 {
+			s.others.remove(other, otherLen, c.whole)
+		}
+		if s.others.count > 0 {
+			return
+		}
+	}
+	m.remove(key, length, c.whole)
 }

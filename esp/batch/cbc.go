@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"hash"
 	"slices"
-	"sync"
 )
 
 // cbcMode is what crypto/cipher's CBC modes of AES can do beyond the interface: begin anew without an allocation.
@@ -30,9 +29,7 @@ type cbc struct {
 	macKey []byte
 	hash   func() hash.Hash
 	tagLen int
-
-	mu   sync.Mutex // guards free
-	free []*cbcState
+	states *idle[cbcState]
 }
 
 // NewCBC makes a key for AES-CBC with HMAC over Head, the ciphertext and Tail, cut to tagLen octets. Text must be whole
@@ -54,11 +51,9 @@ func NewCBCFor(kernel string, key, macKey []byte, h func() hash.Hash, tagLen int
 		return nil, fmt.Errorf("tag of %d octets from a hash of %d", tagLen, size)
 	}
 	c := &cbc{block: block, macKey: append([]byte(nil), macKey...), hash: h, tagLen: tagLen}
-	s, err := c.newState()
-	if err != nil {
+	if c.states, err = seeded(c.newState); err != nil {
 		return nil, err
 	}
-	c.free = append(c.free, s)
 	if wide := newWideCBC(kernel, key, macKey, h, c); wide != nil {
 		return wide, nil
 	}
@@ -79,42 +74,21 @@ func (c *cbc) newState() (*cbcState, error) {
 	return s, nil
 }
 
-func (c *cbc) get() *cbcState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.free); n > 0 {
-		s := c.free[n-1]
-		c.free = c.free[:n-1]
-		return s
-	}
-	s, err := c.newState()
-	if err != nil {
-		panic(err) // NewCBC made one the same way
-	}
-	return s
-}
-
-func (c *cbc) put(s *cbcState) {
-	c.mu.Lock()
-	c.free = append(c.free, s)
-	c.mu.Unlock()
-}
-
 func (c *cbc) TagLen() int { return c.tagLen }
 
 func (c *cbc) Seal(jobs []Job) {
-	s := c.get()
+	s := c.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		s.enc.SetIV(j.IV[:])
 		s.enc.CryptBlocks(j.Text, j.Text)
 		copy(j.Text[len(j.Text):len(j.Text)+c.tagLen], s.tag(j))
 	}
-	c.put(s)
+	c.states.put(s)
 }
 
 func (c *cbc) Open(jobs []Job) {
-	s := c.get()
+	s := c.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		tag := j.Text[len(j.Text) : len(j.Text)+c.tagLen]
@@ -124,7 +98,7 @@ func (c *cbc) Open(jobs []Job) {
 			s.dec.CryptBlocks(j.Text, j.Text)
 		}
 	}
-	c.put(s)
+	c.states.put(s)
 }
 
 func (s *cbcState) tag(j *Job) []byte {

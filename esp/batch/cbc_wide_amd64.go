@@ -102,12 +102,12 @@ func (w *wideCBC) seal(jobs []Job) {
 		w.macs(jobs, false)
 		return
 	}
-	s := w.slow.get()
+	s := w.slow.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		copy(j.Text[len(j.Text):len(j.Text)+w.slow.tagLen], s.tag(j))
 	}
-	w.slow.put(s)
+	w.slow.states.put(s)
 }
 
 func (w *wideCBC) Open(jobs []Job) {
@@ -127,13 +127,13 @@ func (w *wideCBC) open(jobs []Job) {
 	if w.sha != nil {
 		w.macs(jobs, true)
 	} else {
-		s := w.slow.get()
+		s := w.slow.states.get()
 		for i := range jobs {
 			j := &jobs[i]
 			tag := j.Text[len(j.Text) : len(j.Text)+w.slow.tagLen]
 			j.OK = subtle.ConstantTimeCompare(tag, s.tag(j)[:w.slow.tagLen]) == 1
 		}
-		w.slow.put(s)
+		w.slow.states.put(s)
 	}
 	for i := range jobs {
 		if j := &jobs[i]; j.OK && len(j.Text) > 0 {

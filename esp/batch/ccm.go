@@ -6,7 +6,6 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
-	"sync"
 )
 
 // AES-CCM (NIST SP 800-38C, RFC 3610), one job after another: a CBC-MAC over the plaintext, then counter mode over it and
@@ -15,9 +14,7 @@ import (
 type ccm struct {
 	block            cipher.Block
 	tagLen, nonceLen int
-
-	mu   sync.Mutex // guards free
-	free []*ccmState
+	states           *idle[ccmState]
 }
 
 // ccmState is what one goroutine works with at a time.
@@ -44,11 +41,9 @@ func NewCCM(key []byte, tagLen, nonceLen int) (Key, error) {
 		return nil, fmt.Errorf("aes-ccm has no tags of %d octets with nonces of %d", tagLen, nonceLen)
 	}
 	c := &ccm{block: b, tagLen: tagLen, nonceLen: nonceLen}
-	s, err := c.newState()
-	if err != nil {
+	if c.states, err = seeded(c.newState); err != nil {
 		return nil, err
 	}
-	c.free = append(c.free, s)
 	return c, nil
 }
 
@@ -57,42 +52,21 @@ func (c *ccm) newState() (*ccmState, error) {
 	return &ccmState{block: c.block, enc: enc}, err
 }
 
-func (c *ccm) get() *ccmState {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := len(c.free); n > 0 {
-		s := c.free[n-1]
-		c.free = c.free[:n-1]
-		return s
-	}
-	s, err := c.newState()
-	if err != nil {
-		panic(err) // NewCCM made one the same way
-	}
-	return s
-}
-
-func (c *ccm) put(s *ccmState) {
-	c.mu.Lock()
-	c.free = append(c.free, s)
-	c.mu.Unlock()
-}
-
 func (c *ccm) TagLen() int { return c.tagLen }
 
 func (c *ccm) Seal(jobs []Job) {
-	s := c.get()
+	s := c.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		s.authenticate(j, c.tagLen, c.nonceLen)
 		s.crypt(j, c.nonceLen)
 		subtle.XORBytes(j.Text[len(j.Text):len(j.Text)+c.tagLen], s.mac[:c.tagLen], s.first[:])
 	}
-	c.put(s)
+	c.states.put(s)
 }
 
 func (c *ccm) Open(jobs []Job) {
-	s := c.get()
+	s := c.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		s.crypt(j, c.nonceLen)
@@ -103,7 +77,7 @@ func (c *ccm) Open(jobs []Job) {
 			clear(j.Text)
 		}
 	}
-	c.put(s)
+	c.states.put(s)
 }
 
 // authenticate computes the CBC-MAC of a job (RFC 3610, section 2.2).

@@ -4,7 +4,6 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"math/bits"
-	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
@@ -67,27 +66,14 @@ type chachaWork struct {
 type wideChaCha struct {
 	key  [32]byte
 	slow *chacha
-
-	mu   sync.Mutex // guards free
-	free []*chachaWork
+	idle idle[chachaWork]
 }
 
 func newWideChaCha(kernel string, key []byte, slow *chacha) Key {
 	if kernel != VAES512 || !cpu.X86.HasAVX512IFMA {
 		return nil
 	}
-	return &wideChaCha{key: [32]byte(key), slow: slow}
-}
-
-func (w *wideChaCha) get() *chachaWork {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if n := len(w.free); n > 0 {
-		k := w.free[n-1]
-		w.free = w.free[:n-1]
-		return k
-	}
-	return new(chachaWork)
+	return &wideChaCha{key: [32]byte(key), slow: slow, idle: idle[chachaWork]{fresh: func() (*chachaWork, error) { return new(chachaWork), nil }}}
 }
 
 // put clears what must not stay: one-time keys, and pointers to jobs.
@@ -97,9 +83,7 @@ func (w *wideChaCha) put(k *chachaWork, jobs int) {
 	for i := range k.groups {
 		clear(k.groups[i].text[:])
 	}
-	w.mu.Lock()
-	w.free = append(w.free, k)
-	w.mu.Unlock()
+	w.idle.put(k)
 }
 
 func (w *wideChaCha) TagLen() int { return w.slow.TagLen() }
@@ -143,7 +127,7 @@ func (w *wideChaCha) Open(jobs []Job) {
 }
 
 func (w *wideChaCha) seal(jobs []Job) {
-	k := w.get()
+	k := w.idle.get()
 	for i := range jobs {
 		w.add(k, &jobs[i], k.keys[i][:], 0)
 		w.add(k, &jobs[i], jobs[i].Text, 1)
@@ -154,7 +138,7 @@ func (w *wideChaCha) seal(jobs []Job) {
 }
 
 func (w *wideChaCha) open(jobs []Job) {
-	k := w.get()
+	k := w.idle.get()
 	for i := range jobs {
 		w.add(k, &jobs[i], k.keys[i][:], 0)
 	}

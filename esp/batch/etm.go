@@ -4,7 +4,6 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"hash"
-	"sync"
 )
 
 // Encrypt-then-MAC of any cipher and any MAC, one job after another: the generic way for what has no kernel of its own.
@@ -34,22 +33,20 @@ type etm struct {
 	cipher Cipher
 	mac    MAC
 	tagLen int
-
-	mu   sync.Mutex // guards free
-	free []*etmState
+	states *idle[etmState]
 }
 
 // NewEncryptThenMAC makes a key of a cipher and a MAC over Head, the ciphertext and Tail, cut to tagLen octets.
 func NewEncryptThenMAC(c Cipher, m MAC, tagLen int) (Key, error) {
 	e := &etm{cipher: c, mac: m, tagLen: tagLen}
-	s, err := e.newState()
+	states, err := seeded(e.newState)
 	if err != nil {
 		return nil, err
 	}
-	if size := s.mac.Size(); tagLen < 1 || tagLen > size {
+	if size := states.free[0].mac.Size(); tagLen < 1 || tagLen > size {
 		return nil, fmt.Errorf("tag of %d octets from a mac of %d", tagLen, size)
 	}
-	e.free = append(e.free, s)
+	e.states = states
 	return e, nil
 }
 
@@ -66,41 +63,20 @@ func (e *etm) newState() (*etmState, error) {
 	return &etmState{crypter: c, mac: m}, nil
 }
 
-func (e *etm) get() *etmState {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if n := len(e.free); n > 0 {
-		s := e.free[n-1]
-		e.free = e.free[:n-1]
-		return s
-	}
-	s, err := e.newState()
-	if err != nil {
-		panic(err) // NewEncryptThenMAC made one the same way
-	}
-	return s
-}
-
-func (e *etm) put(s *etmState) {
-	e.mu.Lock()
-	e.free = append(e.free, s)
-	e.mu.Unlock()
-}
-
 func (e *etm) TagLen() int { return e.tagLen }
 
 func (e *etm) Seal(jobs []Job) {
-	s := e.get()
+	s := e.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		s.crypter.seal(&j.IV, j.Text)
 		copy(j.Text[len(j.Text):len(j.Text)+e.tagLen], s.tag(j))
 	}
-	e.put(s)
+	e.states.put(s)
 }
 
 func (e *etm) Open(jobs []Job) {
-	s := e.get()
+	s := e.states.get()
 	for i := range jobs {
 		j := &jobs[i]
 		tag := j.Text[len(j.Text) : len(j.Text)+e.tagLen]
@@ -109,7 +85,7 @@ func (e *etm) Open(jobs []Job) {
 			s.crypter.open(&j.IV, j.Text)
 		}
 	}
-	e.put(s)
+	e.states.put(s)
 }
 
 func (s *etmState) tag(j *Job) []byte {

@@ -3,7 +3,6 @@ package batch
 import (
 	"crypto/subtle"
 	"fmt"
-	"sync"
 )
 
 // AES-GCM whose tag is cut to fewer than 16 octets (NIST SP 800-38D, appendix C), and GMAC. Both work in a buffer of their
@@ -13,32 +12,19 @@ import (
 const roomFor = 2048
 
 // buffered is the pool of buffers, one for each goroutine that is at work.
-type buffered struct {
-	mu   sync.Mutex // guards free
-	free []*buffer
-}
+type buffered struct{ idle[buffer] }
 
 type buffer struct {
 	octets []byte
 	jobs   [1]Job
 }
 
-func (b *buffered) get() *buffer {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if n := len(b.free); n > 0 {
-		s := b.free[n-1]
-		b.free = b.free[:n-1]
-		return s
-	}
-	return &buffer{octets: make([]byte, roomFor)}
-}
+func newBuffer() (*buffer, error) { return &buffer{octets: make([]byte, roomFor)}, nil }
 
+// put forgets what the buffer was used for.
 func (b *buffered) put(s *buffer) {
 	s.jobs[0] = Job{}
-	b.mu.Lock()
-	b.free = append(b.free, s)
-	b.mu.Unlock()
+	b.idle.put(s)
 }
 
 // room for n octets and a whole tag behind them.
@@ -64,7 +50,7 @@ func NewGCMCut(key []byte, tagLen int) (Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gcmCut{whole: whole, tagLen: tagLen}, nil
+	return &gcmCut{whole: whole, tagLen: tagLen, pool: buffered{idle[buffer]{fresh: newBuffer}}}, nil
 }
 
 func (g *gcmCut) TagLen() int { return g.tagLen }
@@ -117,7 +103,7 @@ func NewGMAC(key []byte) (Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &gmac{whole: whole}, nil
+	return &gmac{whole: whole, pool: buffered{idle[buffer]{fresh: newBuffer}}}, nil
 }
 
 func (g *gmac) TagLen() int { return gcmTagLen }

@@ -19,6 +19,7 @@ const (
 	IDIPv6   IDType = 5
 	IDDN     IDType = 9 // ID_DER_ASN1_DN
 	IDKeyID  IDType = 11
+	IDNull   IDType = 13  // RFC 7619: nobody; no octets
 	IDAnyOne IDType = 255 // matches every identity; never on the wire
 )
 
@@ -28,8 +29,8 @@ type Identity struct {
 	Data []byte
 }
 
-// ParseIdentity reads fqdn:NAME, email:NAME, keyid:TEXT, keyid:0xHEX, ipv4:ADDR, ipv6:ADDR, "any", and the bare
-// forms: an address, a name with @ inside (email), @name or a plain name (fqdn).
+// ParseIdentity reads fqdn:NAME, email:NAME, keyid:TEXT, keyid:0xHEX, ipv4:ADDR, ipv6:ADDR, dn:NAME (see ParseDN), "any",
+// and the bare forms: an address, a name with @ inside (email), @name or a plain name (fqdn).
 func ParseIdentity(s string) (Identity, error) {
 	kind, rest, found := strings.Cut(s, ":")
 	if _, err := netip.ParseAddr(s); err == nil || !found {
@@ -55,6 +56,9 @@ func ParseIdentity(s string) (Identity, error) {
 			return Identity{IDKeyID, b}, nil
 		}
 		return Identity{IDKeyID, []byte(rest)}, nil
+	case "dn":
+		der, err := ParseDN(rest)
+		return Identity{IDDN, der}, err
 	case "ipv4", "ipv6":
 		a, err := netip.ParseAddr(rest)
 		if err != nil || a.Is4() != (strings.ToLower(kind) == "ipv4") || a.Zone() != "" {
@@ -62,7 +66,7 @@ func ParseIdentity(s string) (Identity, error) {
 		}
 		return AddrIdentity(a), nil
 	}
-	return Identity{}, fmt.Errorf("identity %q has an unknown kind %q: want fqdn, email, keyid, ipv4 or ipv6", s, kind)
+	return Identity{}, fmt.Errorf("identity %q has an unknown kind %q: want fqdn, email, dn, keyid, ipv4 or ipv6", s, kind)
 }
 
 func bareIdentity(s string) (Identity, error) {
@@ -96,11 +100,19 @@ func AddrIdentity(a netip.Addr) Identity {
 	return Identity{IDIPv6, a.AsSlice()}
 }
 
+// unmapped gives an address its own family.
+func (id Identity) unmapped() Identity {
+	if a, ok := netip.AddrFromSlice(id.Data); ok {
+		return AddrIdentity(a)
+	}
+	return id
+}
+
 // IsZero says that no identity was configured.
 func (id Identity) IsZero() bool { return id.Type == IDNone }
 
 // Matches says whether the identity a peer presented is the configured one. Names compare without case
-// (RFC 4945, section 3.1.2), everything else octet by octet.
+// (RFC 4945, section 3.1.2), distinguished names part by part, everything else octet by octet.
 func (id Identity) Matches(presented Identity) bool {
 	if id.Type == IDAnyOne {
 		return true
@@ -108,8 +120,11 @@ func (id Identity) Matches(presented Identity) bool {
 	if id.Type != presented.Type {
 		return false
 	}
-	if id.Type == IDFQDN || id.Type == IDEmail {
+	switch id.Type {
+	case IDFQDN, IDEmail:
 		return strings.EqualFold(string(id.Data), string(presented.Data))
+	case IDDN:
+		return equalDN(id.Data, presented.Data)
 	}
 	return bytes.Equal(id.Data, presented.Data)
 }
@@ -138,6 +153,12 @@ func (id Identity) String() string {
 		if printable(id.Data) {
 			return "email:" + string(id.Data)
 		}
+	case IDDN:
+		if s, err := FormatDN(id.Data); err == nil && s != "" {
+			return "dn:" + s
+		}
+	case IDNull:
+		return "nobody"
 	case IDKeyID:
 		if printable(id.Data) && !bytes.HasPrefix(id.Data, []byte("0x")) {
 			return "keyid:" + string(id.Data)

@@ -83,18 +83,22 @@ type PeerTunnel struct {
 	RemoteHost string // host name, resolved by the gateway
 	// LocalID and RemoteID; zero: the address.
 	LocalID, RemoteID Identity
-	PSK               Secret
-	IKE               []Proposal
-	Start             Start
-	Encap             EncapMode
-	DPD               time.Duration // idle time after which the peer is asked whether it lives; 0: never
-	Keepalive         time.Duration // NAT keepalive interval (RFC 3948, section 4); 0: never
-	Lifetime          time.Duration // of the IKE SA; rekeyed before; 0: for ever
-	Reauth            time.Duration // the IKE SA is negotiated anew with authentication this often, before the old one goes; 0: never
-	Unique            Unique
-	OnDead            LossAction // the peer does not answer any more
-	OnClose           LossAction // the peer deleted the IKE SA or a child
-	Children          []Child
+	// LocalAuth is how we prove who we are, RemoteAuth how the peer must.
+	LocalAuth, RemoteAuth AuthBy
+	PSK                   Secret
+	Credential            *Credential // if we sign
+	Trust                 *Trust      // if the peer does
+	IKE                   []Proposal
+	Start                 Start
+	Encap                 EncapMode
+	DPD                   time.Duration // idle time after which the peer is asked whether it lives; 0: never
+	Keepalive             time.Duration // NAT keepalive interval (RFC 3948, section 4); 0: never
+	Lifetime              time.Duration // of the IKE SA; rekeyed before; 0: for ever
+	Reauth                time.Duration // the IKE SA is negotiated anew with authentication this often, before the old one goes; 0: never
+	Unique                Unique
+	OnDead                LossAction // the peer does not answer any more
+	OnClose               LossAction // the peer deleted the IKE SA or a child
+	Children              []Child
 }
 
 // Child is a configured child SA.
@@ -120,8 +124,12 @@ type Child struct {
 // SamePeer says whether an IKE SA made for one tunnel serves the other as well: they differ in timers, in what follows their
 // end, and in children, if in anything.
 func (t *PeerTunnel) SamePeer(o *PeerTunnel) bool {
+	if !t.Credential.Equal(o.Credential) || !t.Trust.Equal(o.Trust) {
+		return false
+	}
 	a, b := *t, *o
 	for _, x := range []*PeerTunnel{&a, &b} {
+		x.Credential, x.Trust = nil, nil
 		x.Start, x.DPD, x.Keepalive, x.Lifetime, x.Reauth, x.Unique, x.OnDead, x.OnClose, x.Children = 0, 0, 0, 0, 0, 0, 0, 0, nil
 	}
 	return reflect.DeepEqual(a, b)

@@ -8,6 +8,7 @@
 //	gateway.go    the table [gateway]
 //	tunnel.go     the tables [tunnel.NAME] and [[tunnel.NAME.child]]: values, defaults, what contradicts what
 //	secret.go     the pre-shared key files, with their permissions
+//	credential.go certificates, private and public keys, revocation lists
 //	claim.go      which child claims which traffic: selectors, specificity, overlaps
 //
 // Beside it: fault.go (how faults are said), nearest.go (spelling hints), format.go (the canonical file), diff.go
@@ -30,6 +31,8 @@ type Config struct {
 	Tunnels []policy.PeerTunnel
 	// PSKFiles names the file each tunnel's pre-shared key was read from, absolute, by tunnel.
 	PSKFiles map[string]string
+	// CredentialFiles names the files of keys and certificates, absolute, by tunnel; nil if no tunnel has any.
+	CredentialFiles map[string]CredentialFiles
 
 	where map[string]position
 }
@@ -96,6 +99,8 @@ const (
 const (
 	MaxFile    = 16 << 20
 	MaxPSKFile = 64 << 10
+
+	MaxCertFile = 4 << 20 // certificates, public keys, revocation lists
 )
 
 // SecretsPermissions says how the files of secrets are checked.

@@ -177,6 +177,8 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"remote", sayRemote(t)},
 		{"local-id", t.LocalID.String()},
 		{"remote-id", t.RemoteID.String()},
+		{"auth", t.LocalAuth.String()},
+		{"remote-auth", t.RemoteAuth.String()},
 		{"ike", sayList(t.IKE)},
 		{"encap", t.Encap.String()},
 	}
@@ -223,6 +225,7 @@ func diffTunnel(old, new *policy.PeerTunnel) TunnelChange {
 	if !old.PSK.Equal(new.PSK) {
 		t.Settings = append(t.Settings, Change{"psk-file", old.PSK.String(), new.PSK.String() + " (another key)"})
 	}
+	t.Settings = append(t.Settings, diffCredentials(old, new)...)
 	t.renegotiated = len(t.Settings) > 0
 	t.Settings = append(t.Settings, compare(timerSettings(old), timerSettings(new))...)
 

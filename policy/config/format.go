@@ -17,7 +17,7 @@ func Format(c *Config) ([]byte, error) {
 	var w writer
 	w.gateway(c.Gateway)
 	for i := range c.Tunnels {
-		w.tunnel(&c.Tunnels[i], c.PSKFiles[c.Tunnels[i].Name])
+		w.tunnel(&c.Tunnels[i], c.PSKFiles[c.Tunnels[i].Name], c.CredentialFiles[c.Tunnels[i].Name])
 	}
 	if w.err != nil {
 		return nil, w.err
@@ -124,11 +124,11 @@ func sayLevel(level slog.Level) string {
 	return logLevels[min(max(i, 0), len(logLevels)-1)]
 }
 
-func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string) {
+func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFiles) {
 	if t.Version != 2 {
 		w.fail("tunnel %s has ike version %d", t.Name, t.Version)
 	}
-	if pskFile == "" {
+	if psk := t.LocalAuth == policy.ByPSK || t.RemoteAuth == policy.ByPSK; psk && pskFile == "" {
 		w.fail("tunnel %s has no psk-file", t.Name)
 	}
 	w.table("[tunnel." + name(t.Name) + "]")
@@ -144,7 +144,10 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string) {
 	if start != policy.StartListen || t.RemoteID.Type != policy.IDAnyOne {
 		w.identity("remote-id", t.RemoteID)
 	}
+	w.text("auth", t.LocalAuth.String(), policy.ByPSK.String())
+	w.text("remote-auth", t.RemoteAuth.String(), t.LocalAuth.String())
 	w.text("psk-file", pskFile, "")
+	w.credentials(t, files)
 	w.proposals("ike", t.IKE, defaultIKE)
 	w.text("start", t.Start.String(), start.String())
 	w.text("encap", t.Encap.String(), policy.EncapAuto.String())

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 )
 
 // loader is one run of Load.
@@ -18,6 +19,7 @@ type loader struct {
 	drafts      []*draft
 	byName      map[string]*draft
 	psks        map[string]*pskFile
+	now         func() time.Time
 }
 
 func newLoader() *loader {
@@ -27,6 +29,7 @@ func newLoader() *loader {
 		gatewayKeys: map[string]position{},
 		byName:      map[string]*draft{},
 		psks:        map[string]*pskFile{},
+		now:         time.Now,
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"coati/lab/pki"
 )
 
 const manual = "../../docs/coati.toml.5"
@@ -35,6 +37,12 @@ func TestEveryExampleOfTheManualLoads(t *testing.T) {
 			if err := os.WriteFile(filepath.Join(dir, psk[1]), []byte("open sesame\n"), 0o600); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if strings.Contains(e[1], "cert-file") {
+			ca, key := pki.New(t, "ca", pki.P256), pki.NewKey(t, pki.P256)
+			place(t, dir, "ca.pem", pki.CertPEM(ca.Cert))
+			place(t, dir, "a.pem", pki.CertPEM(ca.Issue(t, "a.example.org", key.Public())))
+			place(t, dir, "a.key", pki.KeyPEM(t, key))
 		}
 		if c, faults := Parse(filepath.Join(dir, "coati.toml"), []byte(e[1])); c == nil || len(faults) > 0 {
 			t.Errorf("%s\n%s", lines(faults), e[1])

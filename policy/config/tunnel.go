@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -13,13 +12,17 @@ import (
 
 // draft is a tunnel while it is read: its settings, and which key stands where.
 type draft struct {
-	tunnel   policy.PeerTunnel
-	at       position
-	dir      string // psk-file is relative to it
-	keys     map[string]position
-	pskFile  string
-	anyPeer  bool
-	children []*childDraft
+	tunnel  policy.PeerTunnel
+	at      position
+	dir     string // psk-file is relative to it
+	keys    map[string]position
+	pskFile string
+	files   CredentialFiles
+
+	revocation policy.Revocation
+	anyUsage   bool
+	anyPeer    bool
+	children   []*childDraft
 	// short are the keys of an only child, written in the tunnel's own table.
 	short []setting
 }
@@ -77,15 +80,26 @@ var tunnelKeys = []key[draft]{
 		}
 	}},
 	{"remote-id", func(l *loader, d *draft, k setting) { d.tunnel.RemoteID = k.identity(l) }},
-	{"psk-file", func(l *loader, d *draft, k setting) {
-		s, ok := k.text(l, "site-b.psk")
-		if ok && !filepath.IsAbs(s) {
-			s = filepath.Join(d.dir, s)
-		}
-		if ok {
-			d.pskFile = filepath.Clean(s)
-		}
+	{"auth", func(l *loader, d *draft, k setting) { d.tunnel.LocalAuth = k.authBy(l) }},
+	{"remote-auth", func(l *loader, d *draft, k setting) { d.tunnel.RemoteAuth = k.authBy(l) }},
+	{"psk-file", func(l *loader, d *draft, k setting) { d.pskFile = k.file(l, d, "site-b.psk") }},
+	{"cert-file", func(l *loader, d *draft, k setting) { d.files.Cert = k.file(l, d, "gw.pem") }},
+	{"key-file", func(l *loader, d *draft, k setting) { d.files.Key = k.file(l, d, "gw.key") }},
+	{"rsa-signature", func(l *loader, d *draft, k setting) {
+		i, _ := k.choice(l, "pss", "pkcs1")
+		d.files.PKCS1 = i == 1
 	}},
+	{"ca-file", func(l *loader, d *draft, k setting) { d.files.CA = k.file(l, d, "ca.pem") }},
+	{"crl-file", func(l *loader, d *draft, k setting) { d.files.CRL = k.file(l, d, "ca.crl") }},
+	{"revocation", func(l *loader, d *draft, k setting) {
+		i, _ := k.choice(l, policy.RevocationOff.String(), policy.RevocationIfAvailable.String(), policy.RevocationRequired.String())
+		d.revocation = policy.Revocation(max(i, 0))
+	}},
+	{"cert-usage", func(l *loader, d *draft, k setting) {
+		i, _ := k.choice(l, "ike", "any")
+		d.anyUsage = i == 1
+	}},
+	{"remote-key-file", func(l *loader, d *draft, k setting) { d.files.RemoteKey = k.file(l, d, "site-b.pub") }},
 	{"ike", func(l *loader, d *draft, k setting) {
 		d.tunnel.IKE = k.proposals(l, policy.ProtocolIKE, "aes256gcm16-prfsha384-ecp384")
 	}},
@@ -449,7 +463,11 @@ func (l *loader) finishTunnel(d *draft) {
 	t := &d.tunnel
 	l.config.where[t.Name] = d.at
 	l.finishPeer(d)
+	if _, set := d.keys["remote-auth"]; !set {
+		t.RemoteAuth = t.LocalAuth
+	}
 	l.finishPSK(d)
+	l.finishCredentials(d)
 	if _, set := d.keys["ike"]; !set {
 		t.IKE = defaultIKE
 	}
@@ -514,8 +532,14 @@ func (l *loader) finishPeer(d *draft) {
 
 func (l *loader) finishPSK(d *draft) {
 	at, named := d.keys["psk-file"]
+	if used := d.tunnel.LocalAuth == policy.ByPSK || d.tunnel.RemoteAuth == policy.ByPSK; !used {
+		if named {
+			l.errorf(at, "psk-file: nobody authenticates by a pre-shared key here: leave the key out")
+		}
+		return
+	}
 	if !named {
-		l.errorf(d.at, "[tunnel.%s] has no psk-file: name the file that holds the pre-shared key", d.tunnel.Name)
+		l.errorf(d.at, "[tunnel.%s] has no psk-file: name the file that holds the pre-shared key, or say auth = \"cert\"", d.tunnel.Name)
 	}
 	if d.pskFile == "" {
 		return

@@ -135,6 +135,14 @@ func Scenarios() []Scenario {
 			Limits: func(l *ike.Limits) { l.InitialOnly = true },
 		},
 		{
+			Name: "certificates", About: "authentication by certificates, anew from both ends, with loss and rekeys", Pairs: 1, Chaos: time.Minute, Every: 3 * time.Second,
+			Network: Network{Loss: 0.1, Jitter: 20 * time.Millisecond}, Act: rekey,
+			Tunnel: func(t *policy.PeerTunnel, second bool) {
+				certified(t, second)
+				t.Reauth = 12 * time.Second
+			},
+		},
+		{
 			Name: "moving", About: "one end's address changes, at once or with the old one kept for a while; rekeys", Pairs: 1, Chaos: 3 * time.Minute, Every: 10 * time.Second,
 			Network: Network{Loss: 0.05, Jitter: 20 * time.Millisecond},
 			Act: func(w *World, a, b *Host) {

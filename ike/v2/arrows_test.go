@@ -14,9 +14,9 @@ import (
 // The arrows that only a strange peer, or nobody, makes us take, each by a script of its own.
 
 // opening is an engine that has just sent its first request.
-func opening(t *testing.T) (*bench, []byte) {
+func opening(t *testing.T, change ...func(*policy.PeerTunnel)) (*bench, []byte) {
 	t.Helper()
-	b := newBench(t, nil, tunnel(func(tt *policy.PeerTunnel) { tt.Start = policy.StartOnDemand }))
+	b := newBench(t, nil, tunnel(append(change, func(tt *policy.PeerTunnel) { tt.Start = policy.StartOnDemand })...))
 	first := b.event(ike.Command{ID: 1, Verb: ike.Up, Tunnel: "t"})
 	return b, first[0].Bytes
 }
@@ -48,7 +48,7 @@ func foreign(p *puppet, spi uint64) []byte {
 // spoilt are the ways in which a responder's IKE_AUTH answer ends its branch: alone, with another answer that was kept, and
 // with another branch that was followed before.
 func spoilt(t *testing.T, count func(*bench)) {
-	for name, spoil := range map[string]func(p *puppet, auth []byte){
+	spoiltBy(t, count, map[string]func(p *puppet, auth []byte){
 		"refused":  func(p *puppet, auth []byte) { p.reply(auth, &wire.Notify{Type: wire.NotifyAuthenticationFailed}) },
 		"nonsense": func(p *puppet, auth []byte) { p.reply(auth) },
 		"another key": func(p *puppet, auth []byte) {
@@ -60,19 +60,36 @@ func spoilt(t *testing.T, count func(*bench)) {
 			id := p.idPayload()
 			p.reply(auth, id, p.proof(id), &wire.Notify{Type: wire.NotifyTSUnacceptable})
 		},
-	} {
-		b, first := opening(t)
+	})
+	signed := func(p *puppet) (*wire.ID, *wire.Auth) {
+		return p.idPayload(), &wire.Auth{Method: wire.AuthECDSA256, Data: make([]byte, 64)}
+	}
+	spoiltBy(t, count, map[string]func(p *puppet, auth []byte){
+		"no certificate": func(p *puppet, auth []byte) {
+			id, sig := signed(p)
+			p.reply(auth, id, sig, espSA(p.spi), ts(false, "10.1.0.0/16"), ts(true, "10.2.0.0/16"))
+		},
+		"no certificate, no child": func(p *puppet, auth []byte) {
+			id, sig := signed(p)
+			p.reply(auth, id, sig, &wire.Notify{Type: wire.NotifyTSUnacceptable})
+		},
+	}, func(tt *policy.PeerTunnel) { tt.RemoteAuth = policy.ByCert })
+}
+
+func spoiltBy(t *testing.T, count func(*bench), ways map[string]func(p *puppet, auth []byte), change ...func(*policy.PeerTunnel)) {
+	for name, spoil := range ways {
+		b, first := opening(t, change...)
 		p, sends := responder(b, 61, first)
 		spoil(p, to(sends, 61))
 		count(b)
 
-		b, first = opening(t)
+		b, first = opening(t, change...)
 		p, sends = responder(b, 61, first)
 		responder(b, 62, first)
 		spoil(p, to(sends, 61))
 		count(b)
 
-		b, first = opening(t)
+		b, first = opening(t, change...)
 		responder(b, 61, first)
 		p, _ = responder(b, 62, first)
 		auth := to(b.wait(700*time.Millisecond), 62)
@@ -105,6 +122,13 @@ func strange(t *testing.T, count func(*bench)) {
 	b := newBench(t, nil, tunnel())
 	p := newPuppet(b)
 	p.give(p.first(&wire.KE{Method: policy.KEX25519, Data: make([]byte, 32)}, &wire.VendorID{Data: make([]byte, 64)}))
+	count(b)
+	// An initiator that signs, and has no certificate.
+	b = newBench(t, nil, tunnel(func(tt *policy.PeerTunnel) { tt.RemoteAuth = policy.ByCert }))
+	p = newPuppet(b).begin()
+	if got := p.ask(wire.ExchangeIKEAuth, p.idPayload(), &wire.Auth{Method: wire.AuthECDSA256, Data: make([]byte, 64)}, espSA(p.spi), ts(false, "10.2.0.0/16"), ts(true, "10.1.0.0/16")); !has(got, wire.NotifyAuthenticationFailed) {
+		t.Errorf("a signature without a certificate is answered with %v", got)
+	}
 	count(b)
 	// Told to end before the first request is made.
 	b = newBench(t, nil, tunnel(func(tt *policy.PeerTunnel) { tt.Start = policy.StartOnDemand }))

@@ -14,7 +14,7 @@ import (
 	"coati/policy"
 )
 
-// IKE_AUTH with a pre-shared key, RFC 7296, sections 1.2 and 2.15:
+// IKE_AUTH, RFC 7296, sections 1.2 and 2.15 (for certificates see certs.go):
 //
 //	HDR, SK {IDi, [IDr,] AUTH, SAi2, TSi, TSr, [N(INITIAL_CONTACT)]}  -->
 //	                     <--  HDR, SK {IDr, AUTH, SAr2, TSi, TSr}
@@ -41,14 +41,26 @@ func (s *sa) initResponse() []byte {
 	return s.start.answer
 }
 
-// sendAuth says who we are and asks for the first child.
+// sendAuth proves who we are, and goes on when that is done.
 func (s *sa) sendAuth() {
 	id := idPayload(false, s.localID)
-	payloads := []wire.Payload{id}
+	s.prove(s.tunnel, id, func(proof []wire.Payload, err error) {
+		if err != nil {
+			s.spoiled(err)
+			return
+		}
+		s.sendProof(id, proof)
+	})
+}
+
+// sendProof says who we are and asks for the first child.
+func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
+	payloads := append([]wire.Payload{id}, proof[:len(proof)-1]...)
+	payloads = append(payloads, certRequest(s.tunnel)...)
 	if want := s.tunnel.RemoteID; !want.IsZero() && want.Type != policy.IDAnyOne {
 		payloads = append(payloads, idPayload(true, want))
 	}
-	payloads = append(payloads, &wire.Auth{Method: wire.AuthSharedKey, Data: auth.PSK(s.prf, s.tunnel.PSK, s.signed(true, id))})
+	payloads = append(payloads, proof[len(proof)-1])
 	if s.renews && s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: renewID})
 	}
@@ -94,16 +106,34 @@ func (s *sa) firstWanted() *policy.Child {
 // authRequested checks who the peer is, and answers with who we are and the first child.
 func (s *sa) authRequested(m *message) {
 	idi, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDi)
-	idr, hasIDr := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
-	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	s.remoteID = policyIdentity(idi)
-	t, err := s.choosePeer(idi, idr, hasIDr, proof)
-	if err != nil {
-		s.refused("peer is not who it must be", err)
-		s.refuse(wire.NotifyAuthenticationFailed, nil)
-		s.fail(fmt.Errorf("authentication failed: %w", err), ike.ClosedFailed)
-		return
-	}
+	s.choosePeer(m, idi, func(t *policy.PeerTunnel, err error) {
+		if err != nil {
+			s.authFailed(err)
+			return
+		}
+		id := idPayload(true, localIdentity(t, s.path))
+		s.prove(t, id, func(proof []wire.Payload, err error) {
+			if err == nil && s.phase == phaseAuthCheck {
+				t, err = s.unchanged(t)
+			}
+			if err != nil {
+				s.authFailed(err)
+				return
+			}
+			s.authAccepted(m, t, append([]wire.Payload{id}, proof...))
+		})
+	})
+}
+
+func (s *sa) authFailed(err error) {
+	s.refused("peer is not who it must be", err)
+	s.refuse(wire.NotifyAuthenticationFailed, nil)
+	s.fail(fmt.Errorf("authentication failed: %w", err), ike.ClosedFailed)
+}
+
+// authAccepted answers a peer of tunnel t with the proof of who we are, and the first child.
+func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payload) {
 	s.tunnel = t
 	s.renews = slices.ContainsFunc(m.payloads, func(q wire.Payload) bool {
 		v, ok := q.(*wire.VendorID)
@@ -123,8 +153,6 @@ func (s *sa) authRequested(m *message) {
 		s.path.Encap = policy.EncapUDP
 	}
 	s.answerPath.Encap = s.path.Encap
-	id := idPayload(true, s.localID)
-	payloads := []wire.Payload{id, &wire.Auth{Method: wire.AuthSharedKey, Data: auth.PSK(s.prf, t.PSK, s.signed(false, id))}}
 	sa, _ := wire.Find[*wire.SA](m.payloads, wire.PayloadSA)
 	c, reject := s.acceptChild(m, sa, s.ni, s.nr, policy.Secret{}, nil, true)
 	s.established(contact)
@@ -163,22 +191,12 @@ func (s *sa) authIncomplete(m *message) {
 
 // choosePeer finds the tunnel whose peer this is, and checks the proof. The error says in plain words what did not fit with
 // the tunnel that came nearest; if that is the one whose peer it says it is, it is the only candidate left.
-func (s *sa) choosePeer(idi, idr *wire.ID, hasIDr bool, proof *wire.Auth) (*policy.PeerTunnel, error) {
-	if proof.Method != wire.AuthSharedKey {
-		return nil, fmt.Errorf("the peer authenticates by %s, the tunnel expects a pre-shared key", proof.Method)
-	}
+func (s *sa) choosePeer(m *message, idi *wire.ID, then func(*policy.PeerTunnel, error)) {
+	idr, hasIDr := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
+	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	signed := s.signed(true, idi)
-	var nearest *policy.PeerTunnel
-	var why error
-	got := -1
-	miss := func(t *policy.PeerTunnel, far int, err error) {
-		if far <= got {
-			return
-		}
-		if got, why, nearest = far, err, t; far == 0 {
-			nearest = nil
-		}
-	}
+	var near nearest
+	var claimed []*policy.PeerTunnel
 	// The configuration may have changed since the first request.
 	s.candidates = s.env.Candidates(s.start.path)
 	for _, t := range s.candidates {
@@ -186,26 +204,64 @@ func (s *sa) choosePeer(idi, idr *wire.ID, hasIDr bool, proof *wire.Auth) (*poli
 			continue
 		}
 		want, mine := remoteIdentity(t, s.path), localIdentity(t, s.path)
+		method := rightMethod(t, proof.Method)
 		switch {
 		case !want.Matches(s.remoteID):
-			miss(t, 0, fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, t.Name, want))
+			near.miss(t, 0, fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, t.Name, want))
 		case hasIDr && !mine.Matches(policyIdentity(idr)):
-			miss(t, 1, fmt.Errorf("the peer looks for %s, tunnel %s is %s: see local-id", policyIdentity(idr), t.Name, mine))
+			near.miss(t, 1, fmt.Errorf("the peer looks for %s, tunnel %s is %s: see local-id", policyIdentity(idr), t.Name, mine))
 		case !agrees(t, s.proposal):
-			miss(t, 2, fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.proposal))
+			near.miss(t, 2, fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.proposal))
+		case method != nil:
+			near.miss(t, 3, method)
+		case t.RemoteAuth.Signs():
+			claimed = append(claimed, t)
 		case !auth.VerifyPSK(s.prf, t.PSK, signed, proof.Data):
-			miss(t, 3, fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, t.Name))
+			near.miss(t, 4, fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, t.Name))
 		default:
-			return t, nil
+			then(t, nil)
+			return
 		}
 	}
-	if why == nil {
-		why = fmt.Errorf("no tunnel is configured for %s", s.remoteID)
+	if len(claimed) > 0 {
+		s.believe(s.claim(m, idi, proof), claimed, func(t *policy.PeerTunnel, err error) {
+			if err != nil {
+				near.miss(claimed[len(claimed)-1], 4, err)
+				err = near.why
+				s.blame(near.tunnel)
+			}
+			then(t, err)
+		})
+		return
 	}
-	if nearest != nil {
-		s.candidates = []*policy.PeerTunnel{nearest}
+	if near.why == nil {
+		near.why = fmt.Errorf("no tunnel is configured for %s", s.remoteID)
 	}
-	return nil, why
+	s.blame(near.tunnel)
+	then(nil, near.why)
+}
+
+// blame leaves one tunnel as the only candidate, if it is known which the peer means.
+func (s *sa) blame(t *policy.PeerTunnel) {
+	if t != nil {
+		s.candidates = []*policy.PeerTunnel{t}
+	}
+}
+
+// nearest is which of several tunnels fitted longest, and what did not fit then.
+type nearest struct {
+	tunnel *policy.PeerTunnel // nil: not even the identity fits
+	far    int
+	why    error
+}
+
+func (n *nearest) miss(t *policy.PeerTunnel, far int, err error) {
+	if n.why != nil && far <= n.far {
+		return
+	}
+	if n.far, n.why, n.tunnel = far, err, t; far == 0 {
+		n.tunnel = nil
+	}
 }
 
 func agrees(t *policy.PeerTunnel, p policy.Proposal) bool {
@@ -219,15 +275,23 @@ func (s *sa) authAnswered(m *message) {
 	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	s.remoteID = policyIdentity(idr)
 	want := remoteIdentity(s.tunnel, s.path)
-	var err error
+	err := rightMethod(s.tunnel, proof.Method)
 	switch {
-	case proof.Method != wire.AuthSharedKey:
-		err = fmt.Errorf("the peer authenticates by %s, the tunnel expects a pre-shared key", proof.Method)
+	case err != nil:
 	case !want.Matches(s.remoteID):
 		err = fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want)
+	case s.tunnel.RemoteAuth.Signs():
+		s.phase = phaseAuthCheck
+		s.believe(s.claim(m, idr, proof), []*policy.PeerTunnel{s.tunnel}, func(_ *policy.PeerTunnel, err error) { s.answerChecked(m, err) })
+		return
 	case !auth.VerifyPSK(s.prf, s.tunnel.PSK, s.signed(false, idr), proof.Data):
 		err = fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, s.tunnel.Name)
 	}
+	s.answerChecked(m, err)
+}
+
+// answerChecked takes the child of an answer whose sender is who it says, or else tells it so.
+func (s *sa) answerChecked(m *message, err error) {
 	if err != nil {
 		// The peer believes that the SA stands; it is told (section 2.21.2).
 		s.sendRequest(wire.ExchangeInformational, 0, notify(wire.NotifyAuthenticationFailed, nil))
@@ -258,7 +322,7 @@ func (s *sa) authRefused(m *message) {
 	no := m.errorNotify()
 	err := fmt.Errorf("the peer refuses: %s", no.Type)
 	if no.Type == wire.NotifyAuthenticationFailed {
-		err = fmt.Errorf("the peer %s refuses our identity %s or our pre-shared key: compare local-id and psk-file with its configuration", s.path.Remote.Addr(), s.localID)
+		err = fmt.Errorf("the peer %s refuses our identity %s or %s", s.path.Remote.Addr(), s.localID, ourProof(s.tunnel))
 	}
 	s.spoiled(err)
 }

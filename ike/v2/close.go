@@ -25,11 +25,11 @@ func (s *sa) close(ev ike.Close) {
 	s.reason, s.closing = ev.Reason, true
 	// The peer's window may be one: the delete follows the answer to the request under way. Neither is waited for long.
 	s.lingerUntil = s.now.Add(s.env.Limits.DeleteGrace)
-	switch s.phase {
-	case phaseEstablished:
+	switch {
+	case s.phase == phaseEstablished:
 		s.closeNext()
 		s.advance()
-	case phaseAuthSent:
+	case s.phase == phaseAuthSent || s.phase == phaseAuthCheck && s.initiator:
 		// The peer may have established it already: the answer is waited for, then the SA deleted.
 	default:
 		s.end(ev.Reason, nil)

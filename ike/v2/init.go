@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"coati/ike"
+	"coati/ike/auth"
 	"coati/ike/keys"
 	"coati/ike/wire"
 	"coati/policy"
@@ -23,8 +24,10 @@ import (
 // initState is what only the first two exchanges need.
 type initState struct {
 	job             ike.JobID
-	current         *offer   // initiator: the latest, or that of the answer under way
-	offers          []*offer // all of them: an answer to each may come
+	then            func(ike.JobDone) // goes on after a job of IKE_AUTH
+	hashes          []auth.Hash       // responder: that the peer announced, if we announced ours
+	current         *offer            // initiator: the latest, or that of the answer under way
+	offers          []*offer          // all of them: an answer to each may come
 	cookie          []byte
 	cookies         int
 	request, answer []byte // responder: both IKE_SA_INIT messages, whole: AUTH covers them
@@ -45,7 +48,7 @@ type offer struct {
 
 func (st *initState) wipe() {
 	for _, o := range st.offers {
-		if st.job == 0 || o != st.current {
+		if st.job == 0 || st.then != nil || o != st.current {
 			o.begin.Wipe()
 		}
 	}
@@ -80,7 +83,11 @@ func (s *sa) beginInit(method uint16) error {
 
 // initJob continues after a job of the first exchange.
 func (s *sa) initJob(ev ike.JobDone) {
+	then := s.start.then
+	s.start.then = nil
 	switch {
+	case then != nil:
+		then(ev)
 	case s.initiator && s.phase == phaseIdle:
 		if ev.Err != nil {
 			s.fail(ev.Err, ike.ClosedFailed)
@@ -103,6 +110,9 @@ func (s *sa) sendInit() {
 	}
 	payloads = append(payloads, saPayload(s.start.myProposals, wire.SPI{}), &wire.KE{Method: s.start.current.begin.Method(), Data: s.start.current.public}, &wire.Nonce{Data: s.ni})
 	payloads = append(payloads, s.natNotifies(s.path, 0, s.tunnel.Encap == policy.EncapForceUDP)...)
+	if signs(s.tunnel) {
+		payloads = append(payloads, hashNotify())
+	}
 	payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	b, err := wire.Append(nil, s.header(wire.ExchangeIKESAInit, 0, 0), payloads)
 	if err != nil {
@@ -300,6 +310,9 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 	s.nat = detectNAT(m, 0)
 	s.peerIsCoati = saysCoati(m)
 	s.start.request, s.start.path = m.raw, m.path
+	if signs(s.candidates...) {
+		s.start.hashes = hashesOf(m)
+	}
 	s.remember(m)
 	answer, err := s.initAnswer(sa.Proposals[i].Number, make([]byte, keys.OfferLen(method)))
 	if err != nil {
@@ -364,6 +377,7 @@ func (s *sa) initAnswer(number uint8, public []byte) ([]byte, error) {
 		pretend := slices.ContainsFunc(s.candidates, func(t *policy.PeerTunnel) bool { return t.Encap == policy.EncapForceUDP })
 		payloads = append(payloads, s.natNotifies(s.answerPath, s.spiR, pretend)...)
 	}
+	payloads = append(payloads, s.signaturePayloads()...)
 	if s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	}

@@ -141,7 +141,7 @@ func (s *sa) clear(m *message, w *wire.Message, response bool) {
 		s.drops.window++
 		return
 	}
-	if s.phase == phaseInitKeys || s.phase == phaseAuthSent {
+	if s.phase == phaseInitKeys || s.phase == phaseAuthSent || s.phase == phaseAuthCheck {
 		s.rival(m)
 		return
 	}

@@ -124,10 +124,13 @@ func (pr *Protocol) answer(h wire.Header, d ike.Datagram, out *ike.Out, no *wire
 	out.Sends = append(out.Sends, ike.Send{Path: d.Path, Bytes: b})
 }
 
-// localIdentity is what we say we are: as configured, or our address.
+// localIdentity is what we say we are: as configured, or as our certificate says, or our address.
 func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 	if !t.LocalID.IsZero() {
 		return t.LocalID
+	}
+	if id := t.Credential.Identity(); t.LocalAuth == policy.ByCert && !id.IsZero() {
+		return id
 	}
 	return policy.AddrIdentity(path.Local.Addr())
 }

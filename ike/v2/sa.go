@@ -22,6 +22,7 @@ const (
 	phaseInitKeys                  // the shared secret is being computed
 	phaseInitAnswered              // responder: waiting for IKE_AUTH
 	phaseAuthSent                  // initiator: IKE_AUTH is out
+	phaseAuthCheck                 // signatures of IKE_AUTH are being checked or made
 	phaseEstablished
 	phaseDeleting // we told the peer; waiting for its answer
 	phaseDraining // closed, but for packets and repeated requests on their way
@@ -29,7 +30,7 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"idle", "init-sent", "init-keys", "init-answered", "auth-sent", "established", "deleting", "draining", "closed"}[p]
+	return [...]string{"idle", "init-sent", "init-keys", "init-answered", "auth-sent", "auth-check", "established", "deleting", "draining", "closed"}[p]
 }
 
 // sa is the machine of one IKE SA.

@@ -87,6 +87,7 @@ var own = []ownArrow{
 	{phaseInitSent, "no answer", []phase{phaseClosed}},
 	{phaseInitAnswered, "the peer did not authenticate in time", []phase{phaseClosed}},
 	{phaseAuthSent, "no answer, or another one's turn", []phase{phaseInitSent, phaseInitKeys, phaseClosed}},
+	{phaseAuthCheck, "signatures are checked and made", []phase{phaseEstablished, phaseInitSent, phaseInitKeys, phaseAuthSent, phaseClosed}},
 	{phaseEstablished, "we delete", []phase{phaseDeleting}},
 	{phaseEstablished, "no answer, or the lifetime ended", []phase{phaseClosed}},
 	{phaseDeleting, "no answer", []phase{phaseClosed}},
@@ -105,10 +106,10 @@ func init() {
 		{"other group demanded", "1.3", phaseInitSent, wire.ExchangeIKESAInit, true, []need{n(wire.NotifyInvalidKEPayload)}, nil, (*sa).groupDemanded, []phase{phaseInitSent, phaseIdle}},
 		{"offer refused in clear", "2.21.1", phaseInitSent, wire.ExchangeIKESAInit, true, []need{nError}, nil, (*sa).refusedInClear, []phase{phaseInitSent}},
 
-		{"peer authenticates", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP, sa1, tsi, tsr}, []need{idr, cert, creq, cp}, (*sa).authRequested, []phase{phaseEstablished, phaseClosed}},
+		{"peer authenticates", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP, sa1, tsi, tsr}, []need{idr, cert, creq, cp}, (*sa).authRequested, []phase{phaseEstablished, phaseAuthCheck, phaseClosed}},
 		{"peer authenticates without a child", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, nil, nil, (*sa).authIncomplete, []phase{phaseClosed}},
-		{"peer authenticated us", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, sa1, tsi, tsr}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseInitSent, phaseInitKeys, phaseAuthSent}},
-		{"peer authenticated us, no child", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, nError}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseInitSent, phaseInitKeys, phaseAuthSent}},
+		{"peer authenticated us", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, sa1, tsi, tsr}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
+		{"peer authenticated us, no child", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, nError}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"authentication refused", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{nError}, nil, (*sa).authRefused, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"authentication answered badly", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, nil, nil, (*sa).authNonsense, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 

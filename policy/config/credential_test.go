@@ -135,30 +135,44 @@ func TestEachFaultOfCertificatesIsNamed(t *testing.T) {
 		want    string
 		warning bool
 	}{
-		"another key": {spoil: func(p *papers) { place(t, p.dir, "a.key", pki.KeyPEM(t, pki.NewKey(t, pki.P256))) },
-			want: "coati.toml:5: key-file DIR/a.key: is not the key of the certificate C=CH, O=Lab, CN=a.example in DIR/a.pem"},
-		"a key others may read": {spoil: func(p *papers) { _ = os.Chmod(filepath.Join(p.dir, "a.key"), 0o640) },
-			want: "coati.toml:5: key-file DIR/a.key: others may use it (mode 0640): run chmod 600"},
-		"expired": {change: pki.Valid(pki.From, long), warning: true,
-			want: "coati.toml:4: warning: cert-file DIR/a.pem: the certificate C=CH, O=Lab, CN=a.example expired on 2001-01-01 00:00:00: the peer will refuse it"},
+		"another key": {
+			spoil: func(p *papers) { place(t, p.dir, "a.key", pki.KeyPEM(t, pki.NewKey(t, pki.P256))) },
+			want:  "coati.toml:5: key-file DIR/a.key: is not the key of the certificate C=CH, O=Lab, CN=a.example in DIR/a.pem",
+		},
+		"a key others may read": {
+			spoil: func(p *papers) { _ = os.Chmod(filepath.Join(p.dir, "a.key"), 0o640) },
+			want:  "coati.toml:5: key-file DIR/a.key: others may use it (mode 0640): run chmod 600",
+		},
+		"expired": {
+			change: pki.Valid(pki.From, long), warning: true,
+			want: "coati.toml:4: warning: cert-file DIR/a.pem: the certificate C=CH, O=Lab, CN=a.example expired on 2001-01-01 00:00:00: the peer will refuse it",
+		},
 		"not yet valid":  {change: pki.Valid(pki.To, pki.To), warning: true, want: "is not valid before 2100-01-01"},
 		"for encryption": {change: func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageKeyEncipherment }, warning: true, want: "leaves digitalSignature out"},
-		"another local-id": {change: func(c *x509.Certificate) { c.DNSNames = []string{"x.example"} },
-			want: "coati.toml:7: local-id: the certificate in DIR/a.pem is not for fqdn:a.example: it is for dn:C=CH, O=Lab, CN=a.example, fqdn:x.example"},
+		"another local-id": {
+			change: func(c *x509.Certificate) { c.DNSNames = []string{"x.example"} },
+			want:   "coati.toml:7: local-id: the certificate in DIR/a.pem is not for fqdn:a.example: it is for dn:C=CH, O=Lab, CN=a.example, fqdn:x.example",
+		},
 		"no authority": {spoil: func(p *papers) { place(t, p.dir, "ca.pem", pki.CertPEM(p.leaf)) }, warning: true, want: "is no certification authority: it stands for itself only"},
 		"a lost file":  {spoil: func(p *papers) { _ = os.Remove(filepath.Join(p.dir, "a.pem")) }, want: "coati.toml:4: cert-file DIR/a.pem: no such file"},
 		"a wrong file": {spoil: func(p *papers) { place(t, p.dir, "ca.pem", pki.KeyPEM(t, p.key)) }, want: "coati.toml:6: ca-file DIR/ca.pem: has no part BEGIN CERTIFICATE"},
 		"no remote-id": {text: func(s string) string { return strings.ReplaceAll(s, "remote-id = \"fqdn:b.example\"\n", "") }, want: "coati.toml:1: [tunnel.b] has no remote-id: say whom the peer's certificate must be for"},
 		"a key-id":     {text: func(s string) string { return strings.ReplaceAll(s, "fqdn:b.example", "keyid:b") }, want: "coati.toml:8: remote-id: a certificate cannot prove keyid:b"},
 		"a psk":        {text: func(s string) string { return s + "psk-file = \"psk\"\n" }, want: "coati.toml:10: psk-file: nobody authenticates by a pre-shared key here: leave the key out"},
-		"no key": {text: func(s string) string { return strings.ReplaceAll(s, "key-file = \"a.key\"\n", "") },
-			want: `coati.toml:1: [tunnel.b] has no key-file, which auth = "cert" or "pubkey" needs`},
+		"no key": {
+			text: func(s string) string { return strings.ReplaceAll(s, "key-file = \"a.key\"\n", "") },
+			want: `coati.toml:1: [tunnel.b] has no key-file, which auth = "cert" or "pubkey" needs`,
+		},
 		"no use":  {text: func(s string) string { return s + "remote-key-file = \"x\"\n" }, want: `coati.toml:10: remote-key-file: is for remote-auth = "pubkey" only: leave the key out`},
 		"no list": {text: func(s string) string { return s + "revocation = \"required\"\n" }, want: `coati.toml:10: revocation: "required" needs crl-file`},
-		"an old list": {spoil: func(p *papers) { place(t, p.dir, "ca.crl", pki.ListPEM(p.ca.Revoke(t, pki.From, long))) }, text: func(s string) string { return s + "crl-file = \"ca.crl\"\n" }, warning: true,
-			want: "expired on 2001-01-01"},
-		"a stranger in the chain": {spoil: func(p *papers) { place(t, p.dir, "a.pem", pki.CertPEM(p.leaf, pki.New(t, "other", pki.P256).Cert)) }, warning: true,
-			want: "the certificate C=CH, O=Lab, CN=other has issued none of those before it"},
+		"an old list": {
+			spoil: func(p *papers) { place(t, p.dir, "ca.crl", pki.ListPEM(p.ca.Revoke(t, pki.From, long))) }, text: func(s string) string { return s + "crl-file = \"ca.crl\"\n" }, warning: true,
+			want: "expired on 2001-01-01",
+		},
+		"a stranger in the chain": {
+			spoil: func(p *papers) { place(t, p.dir, "a.pem", pki.CertPEM(p.leaf, pki.New(t, "other", pki.P256).Cert)) }, warning: true,
+			want: "the certificate C=CH, O=Lab, CN=other has issued none of those before it",
+		},
 		"no certificate at all": {text: func(string) string {
 			return "[tunnel.b]\nremote = \"any\"\nauth = \"cert\"\nremote-ts = [\"10.2.0.0/16\"]\n"
 		}, want: `[tunnel.b] has no cert-file, which auth = "cert" needs`},

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -229,8 +230,11 @@ func TestPrivateKeysAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	p := newPapers(t)
 	c := mustParse(t, p.dir, certTunnel)
-	d := fmt.Sprintf("%x", p.key.(*ecdsa.PrivateKey).D.Bytes())
-	decimal := p.key.(*ecdsa.PrivateKey).D.String()
+	raw, err := p.key.(*ecdsa.PrivateKey).Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, decimal := fmt.Sprintf("%x", raw), new(big.Int).SetBytes(raw).String()
 	cred := c.Tunnels[0].Credential
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
 		for _, x := range []any{cred, *cred, cred.Key, c.Tunnels[0], c} {

@@ -165,5 +165,5 @@ func declared() []Cell {
 	} {
 		cells = append(cells, Cell{peerCoati, roleHost, what})
 	}
-	return append(cells, kernelCells()...)
+	return append(append(cells, certCells()...), kernelCells()...)
 }

@@ -59,6 +59,7 @@ type Tunnel struct {
 	ExtraGateway, ExtraTunnel string // lines added to [gateway] and [tunnel]
 	ExtraChild, More          string // lines added to the child, and to the file
 	PSK                       string // empty: psk
+	NoPSK                     bool   // ExtraTunnel says how to authenticate
 	NoLocal                   bool   // leave local out
 	AnyRemote                 bool   // remote = "any"
 }
@@ -111,7 +112,9 @@ func (n Tunnel) toml(socket, keys string) string {
 	} else {
 		line("remote", n.Remote.String())
 	}
-	line("psk-file", "lab.psk")
+	if !n.NoPSK {
+		line("psk-file", "lab.psk")
+	}
 	line("start", n.Start)
 	line("encap", n.Encap)
 	line("dpd", n.DPD)

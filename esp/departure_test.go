@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -155,5 +156,23 @@ func TestAFailedFrameIsCountedWhole(t *testing.T) {
 	a.out.Process(segment{sport: 1, payload: filled(46*1398, 1), gso: 1398}.frame())
 	if n := a.drops(DropSendFailed); n != 46 {
 		t.Errorf("%d counted, want 46", n)
+	}
+}
+
+// A link whose MTU shrinks refuses a packet that was under way already, and the kernel writes an ICMP error about it. The probe that
+// follows is refused, too: that is counted for what it is, and the smaller MTU stays, as if a router had confirmed it.
+func TestAProbeTheFirstHopRefuses(t *testing.T) {
+	a := sending(t, gcm128, 3, nil)
+	a.net.fail = ErrTooBig
+	if v := a.PathTooBig(told(gcm128, 2, 1400)); v != TooBigTentative {
+		t.Fatalf("the error is %v", v)
+	}
+	if big, failed := a.drops(DropTooBig), a.drops(DropSendFailed); big != 1 || failed != 0 {
+		t.Errorf("%d counted as too big, %d as failed to send", big, failed)
+	}
+	small := a.innerMTU()
+	a.Tick(start.Add(probePatience + time.Second))
+	if mtu := a.innerMTU(); mtu != small {
+		t.Errorf("the inner MTU went back from %d to %d", small, mtu)
 	}
 }

@@ -11,7 +11,9 @@ import (
 
 // Which queue of the device a packet comes by. The kernel's own choice counts ports, which a fragment does not have: a
 // UDP flow of small and of large datagrams would come by two queues and overtake itself. So we choose, as network cards
-// do: TCP, which does not fragment, by addresses and ports, everything else by addresses.
+// do: TCP, which does not fragment, by addresses and ports, everything else by addresses. In IPv6 the flow label counts, too: all
+// packets of a flow have the same, and fragments have it from their packet (RFC 6437, sections 2 and 3). Not in TCP, where Linux
+// changes it after a timeout to find another way.
 //
 // The choice is a program of a dozen steps for the kernel's virtual machine (BPF), of the kind of socket filters, which
 // read a packet from its IP header on. Where it is refused the kernel's own choice stays.
@@ -46,6 +48,9 @@ const (
 
 	bpf64, bpfMov, bpfJne, bpfExit = 0x07, 0xb0, 0x50, 0x90
 )
+
+// flowLabel is its part of the first word of an IPv6 header.
+const flowLabel = 1<<20 - 1
 
 // steering is the program: r0 is what was loaded, r6 must be the packet, r7 gathers the hash.
 func steering() []instruction {
@@ -86,7 +91,12 @@ func steering() []instruction {
 		fold()
 	}
 	load(bpfLoadByte, 6)
-	other6 := jump(bpfIfUnequal, unix.IPPROTO_TCP)
+	tcp6 := jump(bpfIfEqual, unix.IPPROTO_TCP)
+	load(bpfLoadWord, 0)
+	add(instruction{code: bpfAnd, value: flowLabel})
+	fold()
+	other6 := jump(bpfGoto, 0)
+	here(tcp6)
 	add(instruction{code: bpfSet, dst: 8, value: 40})
 
 	here(ports)

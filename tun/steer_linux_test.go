@@ -1,6 +1,7 @@
 package tun
 
 import (
+	"net"
 	"net/netip"
 	"sync"
 	"testing"
@@ -10,7 +11,7 @@ import (
 )
 
 // A flow of small datagrams and of large ones, which leave in fragments, comes by one queue and in order; TCP is spread
-// by its ports.
+// by its ports, and other flows of IPv6 by their labels.
 func TestAFlowComesByOneQueue(t *testing.T) {
 	enterNamespace(t)
 	d, err := openHost(t, "ctun0", t.TempDir()).OpenDevice(DeviceConfig{Queues: 4, MTU: 1400})
@@ -61,42 +62,59 @@ func TestAFlowComesByOneQueue(t *testing.T) {
 		}
 	}
 
-	for _, c := range []struct {
-		name, local, remote string
-		fragment            byte // protocol of a fragment
-	}{
-		{"ipv4", "10.9.0.1:7", "10.9.0.%:9", unix.IPPROTO_UDP},
-		{"ipv6", "[fd09::1]:7", "[fd09::%]:9", unix.IPPROTO_FRAGMENT},
-	} {
-		used := map[int]bool{}
-		for host := byte('2'); host <= '9'; host++ {
-			app := appSocket(t, netip.MustParseAddrPort(c.local))
-			remote := []byte(c.remote)
-			for i := range remote {
-				if remote[i] == '%' {
-					remote[i] = host
-				}
-			}
-			at, queues := netip.MustParseAddrPort(string(remote)), map[int]bool{}
-			for range 5 {
-				for size, packets := range map[int]int{100: 1, 5000: 4} {
-					_, err := app.WriteToUDPAddrPort(make([]byte, size), at)
-					ok(t, err)
-					for range packets {
-						queues[next(unix.IPPROTO_UDP, c.fragment).queue] = true
-					}
-				}
-			}
-			if len(queues) != 1 {
-				t.Errorf("%s, host %c: one flow came by queues %v", c.name, host, queues)
-			}
-			for q := range queues {
-				used[q] = true
-			}
-			app.Close()
+	// A flow sends datagrams of both sizes, and says by which queues they come.
+	flow := func(local string, at netip.AddrPort, fragment byte, connected bool) int {
+		t.Helper()
+		app := appSocket(t, netip.MustParseAddrPort(local))
+		defer app.Close()
+		write := func(b []byte) (int, error) { return app.WriteToUDPAddrPort(b, at) }
+		if connected {
+			conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(at))
+			ok(t, err)
+			defer conn.Close()
+			write = conn.Write
 		}
-		if len(used) < 2 {
-			t.Errorf("%s: the flows to eight hosts all came by queues %v", c.name, used)
+		queues := map[int]bool{}
+		for range 5 {
+			for size, packets := range map[int]int{100: 1, 5000: 4} {
+				_, err := write(make([]byte, size))
+				ok(t, err)
+				for range packets {
+					queues[next(unix.IPPROTO_UDP, fragment).queue] = true
+				}
+			}
+		}
+		if len(queues) != 1 {
+			t.Errorf("one flow to %v came by queues %v", at, queues)
+		}
+		for q := range queues {
+			return q
+		}
+		return 0
+	}
+	for _, c := range []struct {
+		local    string
+		remote   netip.Addr
+		fragment byte // protocol of a fragment
+	}{
+		{"10.9.0.1:0", netip.MustParseAddr("10.9.0.2"), unix.IPPROTO_UDP},
+		{"[fd09::1]:0", netip.MustParseAddr("fd09::2"), unix.IPPROTO_FRAGMENT},
+	} {
+		hosts, flows := map[int]bool{}, map[int]bool{}
+		remote := c.remote
+		for range 8 {
+			hosts[flow(c.local, netip.AddrPortFrom(remote, 9), c.fragment, false)] = true
+			remote = remote.Next()
+		}
+		if len(hosts) < 2 {
+			t.Errorf("the flows to eight hosts all came by queues %v", hosts)
+		}
+		for i := range 32 {
+			flows[flow(c.local, netip.AddrPortFrom(c.remote, 9), c.fragment, i%2 == 0)] = true
+		}
+		// In IPv4 nothing that fragments have tells one flow from another.
+		if v6 := c.remote.Is6(); v6 && len(flows) < 2 || !v6 && len(flows) > 1 {
+			t.Errorf("32 flows to %v came by queues %v", c.remote, flows)
 		}
 	}
 

@@ -174,6 +174,7 @@ func (g *Gateway) assemble() error {
 		Rand: rand.Reader, AllocSPI: g.carrier.AllocSPI, FreeSPI: g.carrier.FreeSPI,
 		NewSAID: func() policy.SAID { return policy.SAID(g.nextSAID.Add(1)) },
 		SAState: g.carrier.State,
+		Logs:    func(l slog.Level) bool { return g.log.Enabled(context.Background(), l) },
 		// Records are made in any case, so that a reload can begin to log keys; without a log they are dropped.
 		KeyLog:  true,
 		IKEPort: s.IKEPort, NATTPort: s.NATTPort, Limits: g.config.Limits, Protocols: protocols,

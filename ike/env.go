@@ -21,6 +21,9 @@ type Config struct {
 	SAState func(policy.SAID) (policy.State, error)
 	// NewSAID numbers security associations, all users of a plane together.
 	NewSAID func() policy.SAID
+	// Logs says whether anybody reads records of this level; nil: somebody does. What every handshake would say is not put
+	// into words for nobody.
+	Logs func(slog.Level) bool
 	// KeyLog asks for KeyRecords.
 	KeyLog bool
 	// NATTPort is where IKE continues once a NAT is seen (RFC 7296, section 2.23); zero: 4500. IKEPort is where it
@@ -221,6 +224,9 @@ type Env struct {
 
 	jobs, asks, changes uint64
 }
+
+// Told says whether a record of this level is worth making.
+func (e *Env) Told(level slog.Level) bool { return e.Logs == nil || e.Logs(level) }
 
 // NextJob numbers a job.
 func (e *Env) NextJob() JobID { e.jobs++; return JobID(e.jobs) }

@@ -115,6 +115,20 @@ func TestEveryCipherAndGroup(t *testing.T) {
 	}
 }
 
+func TestEveryGroup(t *testing.T) {
+	t.Parallel()
+	for _, group := range []string{"x25519", "ecp256", "ecp384", "ecp521", "modp2048", "modp3072", "modp4096", "modp6144", "modp8192"} {
+		of := ike1("aes256-sha512-" + group)
+		w, a, b := pair(t, 2, of, of)
+		id := a.Command(ike.Up, "t", "")
+		w.Run(2 * time.Second)
+		if err, done := a.Replies[id]; !done || err != nil || !b.Up("t") {
+			t.Errorf("%s: %v %v; a: %q b: %q", group, done, err, a.Log, b.Log)
+		}
+		noFaults(t, w)
+	}
+}
+
 func TestTheResponderAsksForAnotherGroup(t *testing.T) {
 	t.Parallel()
 	w, a, b := pair(t, 3, ike1("aes128gcm16-prfsha256-x25519-ecp384"), ike1("aes128gcm16-prfsha256-ecp384"))

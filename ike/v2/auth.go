@@ -345,7 +345,9 @@ func (s *sa) established(initialContact bool) {
 	s.start.wipe()
 	s.startKeepalive()
 	s.startLifetime()
-	s.out.Record(slog.LevelInfo, "IKE SA established", append(s.attrs(), slog.String("local-id", s.localID.String()), slog.String("remote-id", s.remoteID.String()), slog.String("ciphers", s.proposal.String()))...)
+	if s.env.Told(slog.LevelInfo) {
+		s.out.Record(slog.LevelInfo, "IKE SA established", append(s.attrs(), slog.String("local-id", s.localID.String()), slog.String("remote-id", s.remoteID.String()), slog.String("ciphers", s.proposal.String()))...)
+	}
 	s.out.Signal(ike.Signal{Kind: ike.SignalEstablished, InitialContact: initialContact})
 }
 

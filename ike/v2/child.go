@@ -283,8 +283,10 @@ func (s *sa) childUp(c *child) {
 	if c.state != childUp {
 		return
 	}
-	s.out.Record(slog.LevelInfo, "child SA up", append(s.attrs(), slog.String("child", c.name), slog.String("spi-in", c.inSPI.String()), slog.String("spi-out", c.outSPI.String()),
-		slog.String("ciphers", c.proposal.String()), slog.String("local-ts", fmt.Sprint(c.local)), slog.String("remote-ts", fmt.Sprint(c.remote)), slog.String("encap", s.path.Encap.String()))...)
+	if s.env.Told(slog.LevelInfo) {
+		s.out.Record(slog.LevelInfo, "child SA up", append(s.attrs(), slog.String("child", c.name), slog.String("spi-in", c.inSPI.String()), slog.String("spi-out", c.outSPI.String()),
+			slog.String("ciphers", c.proposal.String()), slog.String("local-ts", fmt.Sprint(c.local)), slog.String("remote-ts", fmt.Sprint(c.remote)), slog.String("encap", s.path.Encap.String()))...)
+	}
 	s.out.Signal(ike.Signal{Kind: ike.SignalChildUp, Child: c.name})
 }
 

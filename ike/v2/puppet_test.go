@@ -3,6 +3,7 @@ package v2_test
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -33,6 +34,7 @@ type bench struct {
 	larval   map[policy.SPI]bool
 	sas      map[policy.SAID]policy.SA
 	log      []string
+	reads    func(slog.Level) bool // the log; nil: all of it
 	replies  map[ike.CommandID]error
 	fault    error
 }
@@ -92,6 +94,7 @@ func newBench(t testing.TB, limits func(*ike.Limits), tunnels ...policy.PeerTunn
 		},
 		SAState: func(policy.SAID) (policy.State, error) { return policy.State{}, policy.ErrNoSA },
 		NewSAID: func() policy.SAID { id++; return id },
+		Logs:    func(l slog.Level) bool { return b.reads == nil || b.reads(l) },
 		Limits:  l, Protocols: []ike.Protocol{keeper{b.v2, b}},
 	})
 	b.event(ike.Configure{Tunnels: tunnels})

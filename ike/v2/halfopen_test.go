@@ -97,8 +97,12 @@ func TestWhoMustReturnACookie(t *testing.T) {
 		from   string
 		cookie bool
 	}{
-		{"198.51.100.1", false}, {"198.51.100.1", false}, {"198.51.100.1", true},
-		{"198.51.100.2", false}, {"198.51.100.3", false}, {"198.51.100.4", true},
+		{"198.51.100.1", false},
+		{"198.51.100.1", false},
+		{"198.51.100.1", true},
+		{"198.51.100.2", false},
+		{"198.51.100.3", false},
+		{"198.51.100.4", true},
 	} {
 		p := stranger(b, i, c.from)
 		sent := p.give(p.first(p.keyExchange(), &wire.VendorID{Data: make([]byte, 64)}))

@@ -44,7 +44,7 @@ func ParseChain(ders [][]byte) ([]*x509.Certificate, error) {
 		}
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, fmt.Errorf("certificate %d of the peer's cannot be read: %w", i+1, err)
+			return nil, fmt.Errorf("certificate %d of the peer's cannot be read: %s", i+1, short(err.Error()))
 		}
 		out[i] = c
 	}
@@ -163,9 +163,9 @@ func explain(chain []*x509.Certificate, t *policy.Trust, now time.Time, err erro
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return checkValidity("the certificate", invalid.Cert, now)
 	case errors.As(err, &invalid):
-		return fmt.Errorf("the peer's certificate %s: %w", name(leaf), err)
+		return fmt.Errorf("the peer's certificate %s: %s", name(leaf), short(err.Error()))
 	case !errors.As(err, &unknown):
-		return fmt.Errorf("the peer's certificate %s is not accepted: %w", name(leaf), err)
+		return fmt.Errorf("the peer's certificate %s is not accepted: %s", name(leaf), short(err.Error()))
 	}
 	for _, c := range slices.Concat(chain[1:], t.Authorities) {
 		if late := checkValidity("the authority", c, now); late != nil && issued(c, chain) {
@@ -230,17 +230,17 @@ const maxAsked = 16
 func AskFor(tunnels []*policy.PeerTunnel) ([]byte, bool) {
 	var out []byte
 	asked := false
-	seen := map[string]bool{}
+	seen := map[*x509.Certificate]bool{} // tunnels share what one file holds
 	for _, t := range tunnels {
 		if t.RemoteAuth != policy.ByCert || t.Trust == nil {
 			continue
 		}
 		asked = true
 		for _, c := range t.Trust.Authorities {
-			if seen[string(c.Raw)] {
+			if seen[c] {
 				continue
 			}
-			if seen[string(c.Raw)] = true; len(seen) > maxAsked {
+			if seen[c] = true; len(seen) > maxAsked {
 				return nil, true
 			}
 			out = append(out, AuthorityHash(c)...)

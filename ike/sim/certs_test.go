@@ -3,6 +3,7 @@ package sim
 import (
 	"crypto"
 	"crypto/x509"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -119,7 +120,10 @@ func TestWhatIsWrongWithACertificateIsSaid(t *testing.T) {
 			papers(t, ca, pki.P256, "a.example", "b.example", ca, func(c *x509.Certificate) { c.DNSNames = []string{"x.example"} }), good("b.example", "a.example"),
 			refused, "does not have the identity fqdn:a.example in its alternative names",
 		},
-		"another remote-id":         {good("a.example", "b.example"), good("b.example", "z.example"), refused, "the peer says it is fqdn:a.example, tunnel t expects fqdn:z.example: see remote-id"},
+		"another remote-id": {good("a.example", "b.example"), good("b.example", "z.example"), refused, "the peer says it is fqdn:a.example, tunnel t expects fqdn:z.example: see remote-id"},
+		"the responder is another of the same authority": {
+			papers(t, ca, pki.P256, "a.example", "", ca), good("c.example", "a.example"), "the peer says it is fqdn:c.example, tunnel t expects 192.0.2.2: see remote-id", "",
+		},
 		"the responder's expired":   {good("a.example", "b.example"), expired("b.example", "a.example"), "the peer's certificate C=CH, O=Lab, CN=b.example expired on 2029-12-31 23:00:00", ""},
 		"the responder's authority": {good("a.example", "b.example"), papers(t, other, pki.P256, "b.example", "a.example", ca), "ca-file does not have C=CH, O=Lab, CN=other", ""},
 		"a shared key":              {shared, good("b.example", "a.example"), "our pre-shared key", "the peer authenticates by Shared Key Message Integrity Code, tunnel t expects a certificate: see remote-auth"},
@@ -180,5 +184,86 @@ func TestATunnelRemovedDuringTheCheckDoesNotComeUp(t *testing.T) {
 	w.Run(30 * time.Second)
 	if a.Up("t") || b.Up("t") || !b.Said("the tunnel was changed meanwhile") {
 		t.Errorf("up %v %v; %q", a.Up("t"), b.Up("t"), b.Log)
+	}
+}
+
+func null(local, remote policy.AuthBy, more ...func(*policy.PeerTunnel)) func(*policy.PeerTunnel) {
+	return func(tt *policy.PeerTunnel) {
+		for _, f := range more {
+			f(tt)
+		}
+		if tt.LocalAuth = local; local == policy.ByNobody {
+			tt.LocalID = policy.Identity{}
+		}
+		if tt.RemoteAuth = remote; remote == policy.ByNobody {
+			tt.RemoteID = policy.Identity{}
+		}
+	}
+}
+
+// Neither end, or only one of them, need say who it is (RFC 7619), where the other allows that.
+func TestWhoNeedNotAuthenticateIsNobody(t *testing.T) {
+	t.Parallel()
+	ca := pki.New(t, "root", pki.P256)
+	client, server := papers(t, ca, pki.P256, "a.example", "b.example", ca), papers(t, ca, pki.P256, "b.example", "a.example", ca)
+	for name, c := range map[string]struct{ a, b func(*policy.PeerTunnel) }{
+		"neither":             {null(policy.ByNobody, policy.ByNobody), null(policy.ByNobody, policy.ByNobody)},
+		"the responder signs": {null(policy.ByNobody, policy.ByCert, client), null(policy.ByCert, policy.ByNobody, server)},
+		"the initiator signs": {null(policy.ByCert, policy.ByNobody, client), null(policy.ByNobody, policy.ByCert, server)},
+	} {
+		w, a, b := pair(t, 7, c.a, c.b)
+		a.Say(1, "t", "lan")
+		w.Run(5 * time.Second)
+		if len(b.Plane.Received) != 1 {
+			t.Errorf("%s: received %v; %q %q", name, b.Plane.Received, a.Log, b.Log)
+		}
+		for _, sa := range b.Engine.Status()[0].SAs {
+			if nobody := sa.RemoteID.String() == "nobody"; nobody != (name != "the initiator signs") {
+				t.Errorf("%s: the peer is %s", name, sa.RemoteID)
+			}
+		}
+		noFaults(t, w)
+	}
+}
+
+func TestNobodyIsNotLetInWhereAKeyIsExpected(t *testing.T) {
+	t.Parallel()
+	ca := pki.New(t, "root", pki.P256)
+	for want, b := range map[string]func(*policy.PeerTunnel){
+		"by NULL Authentication, tunnel t expects a pre-shared key: see remote-auth": nil,
+		"by NULL Authentication, tunnel t expects a certificate: see remote-auth":    papers(t, ca, pki.P256, "b.example", "", ca),
+	} {
+		any := func(tt *policy.PeerTunnel) {
+			if b != nil {
+				b(tt)
+			}
+			tt.RemoteID = policy.Identity{Type: policy.IDAnyOne}
+		}
+		w, a, host := pair(t, 7, null(policy.ByNobody, policy.ByNobody), any)
+		id := a.Command(ike.Up, "t", "")
+		w.Run(20 * time.Second)
+		if a.Up("t") || host.Up("t") || !host.Said(want) || a.Replies[id] == nil || !strings.Contains(a.Replies[id].Error(), "that we do not authenticate") {
+			t.Errorf("up %v %v; %v; %q, want %s", a.Up("t"), host.Up("t"), a.Replies[id], host.Log, want)
+		}
+	}
+}
+
+// Peers without identity do not end each other's SAs by INITIAL_CONTACT (RFC 7619, section 2.3).
+func TestNobodyDoesNotReplaceNobody(t *testing.T) {
+	t.Parallel()
+	w, a, b := pair(t, 7, null(policy.ByNobody, policy.ByNobody), null(policy.ByNobody, policy.ByNobody, func(tt *policy.PeerTunnel) {
+		tt.Remote, tt.Start = netip.Addr{}, policy.StartListen
+	}))
+	c := w.AddHost("c", "192.0.2.3")
+	c.Configure(tunnelTo("192.0.2.2", "10.1.0.0/16", "10.2.0.0/16", null(policy.ByNobody, policy.ByNobody)))
+	a.Command(ike.Up, "t", "")
+	w.Run(5 * time.Second)
+	c.Command(ike.Up, "t", "")
+	w.Run(5 * time.Second)
+	if !a.Up("t") || !c.Up("t") {
+		t.Fatalf("up %v %v; %q", a.Up("t"), c.Up("t"), b.Log)
+	}
+	if sas, _ := b.Established("t"); sas != 2 {
+		t.Errorf("%d IKE SAs, want one for each peer", sas)
 	}
 }

@@ -134,13 +134,17 @@ func (s *sa) authFailed(err error) {
 
 // authAccepted answers a peer of tunnel t with the proof of who we are, and the first child.
 func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payload) {
+	nobody := t.RemoteAuth == policy.ByNobody
+	if nobody {
+		s.remoteID = policy.Identity{Type: policy.IDNull} // what it says to be is not believed (RFC 7619, section 2.2)
+	}
 	s.tunnel = t
 	s.renews = slices.ContainsFunc(m.payloads, func(q wire.Payload) bool {
 		v, ok := q.(*wire.VendorID)
 		return ok && string(v.Data) == string(renewID)
 	})
-	contact := m.notify(wire.NotifyInitialContact) != nil
-	other := s.env.PeerHas(t.Name, s.remoteID, s)
+	contact := m.notify(wire.NotifyInitialContact) != nil && !nobody // nobody cannot end another's SA (section 2.3)
+	other := !nobody && s.env.PeerHas(t.Name, s.remoteID, s)
 	if other && !contact && !s.renews && t.Unique == policy.UniqueKeep {
 		s.refused("peer is there already", fmt.Errorf("%s has an IKE SA with tunnel %s, which keeps the first: see unique", s.remoteID, t.Name))
 		s.refuse(wire.NotifyAuthenticationFailed, nil)
@@ -216,7 +220,7 @@ func (s *sa) choosePeer(m *message, idi *wire.ID, then func(*policy.PeerTunnel, 
 			near.miss(t, 3, method)
 		case t.RemoteAuth.Signs():
 			claimed = append(claimed, t)
-		case !auth.VerifyPSK(s.prf, t.PSK, signed, proof.Data):
+		case !s.knowsKey(t, proof, signed):
 			near.miss(t, 4, fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, t.Name))
 		default:
 			then(t, nil)
@@ -278,13 +282,18 @@ func (s *sa) authAnswered(m *message) {
 	err := rightMethod(s.tunnel, proof.Method)
 	switch {
 	case err != nil:
+	case s.tunnel.RemoteAuth == policy.ByNobody:
+		s.remoteID = policy.Identity{Type: policy.IDNull}
+		if !s.knowsKey(s.tunnel, proof, s.signed(false, idr)) {
+			err = errors.New("the peer's AUTH does not belong to this exchange")
+		}
 	case !want.Matches(s.remoteID):
 		err = fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want)
 	case s.tunnel.RemoteAuth.Signs():
 		s.phase = phaseAuthCheck
 		s.believe(s.claim(m, idr, proof), []*policy.PeerTunnel{s.tunnel}, func(_ *policy.PeerTunnel, err error) { s.answerChecked(m, err) })
 		return
-	case !auth.VerifyPSK(s.prf, s.tunnel.PSK, s.signed(false, idr), proof.Data):
+	case !s.knowsKey(s.tunnel, proof, s.signed(false, idr)):
 		err = fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, s.tunnel.Name)
 	}
 	s.answerChecked(m, err)

@@ -78,7 +78,8 @@ func (s *sa) compute(run func() (any, error), then func(ike.JobDone)) {
 func (s *sa) prove(t *policy.PeerTunnel, id *wire.ID, then func([]wire.Payload, error)) {
 	signed := s.signed(s.initiator, id)
 	if !t.LocalAuth.Signs() {
-		then([]wire.Payload{&wire.Auth{Method: wire.AuthSharedKey, Data: auth.PSK(s.prf, t.PSK, signed)}}, nil)
+		method, key := s.sharedKey(t, t.LocalAuth, s.initiator)
+		then([]wire.Payload{&wire.Auth{Method: method, Data: auth.PSK(s.prf, key, signed)}}, nil)
 		return
 	}
 	var payloads []wire.Payload
@@ -103,7 +104,25 @@ func (s *sa) prove(t *policy.PeerTunnel, id *wire.ID, then func([]wire.Payload, 
 	})
 }
 
-// request asks the peer for certificates, in our IKE_AUTH request.
+// sharedKey is the key of an AUTH payload without a signature: the tunnel's, or for who does not authenticate SK_pi or SK_pr,
+// which ties the two exchanges together and proves nothing else (RFC 7619, section 2.1).
+func (s *sa) sharedKey(t *policy.PeerTunnel, by policy.AuthBy, initiator bool) (wire.AuthMethod, policy.Secret) {
+	switch {
+	case by != policy.ByNobody:
+		return wire.AuthSharedKey, t.PSK
+	case initiator:
+		return wire.AuthNull, s.keys.Pi
+	}
+	return wire.AuthNull, s.keys.Pr
+}
+
+// knowsKey checks a peer's AUTH payload without a signature.
+func (s *sa) knowsKey(t *policy.PeerTunnel, proof *wire.Auth, signed []byte) bool {
+	method, key := s.sharedKey(t, t.RemoteAuth, !s.initiator)
+	return proof.Method == method && auth.VerifyPSK(s.prf, key, signed, proof.Data)
+}
+
+// certRequest asks the peer for certificates, in our IKE_AUTH request.
 func certRequest(t *policy.PeerTunnel) []wire.Payload {
 	if asked, ok := auth.AskFor([]*policy.PeerTunnel{t}); ok {
 		return []wire.Payload{&wire.CertReq{Encoding: wire.CertX509Signature, Authorities: asked}}
@@ -141,12 +160,12 @@ func (s *sa) believe(c *auth.Claim, tunnels []*policy.PeerTunnel, then func(*pol
 
 // expected says in words how a tunnel's peer must authenticate.
 func expected(by policy.AuthBy) string {
-	return map[policy.AuthBy]string{policy.ByPSK: "a pre-shared key", policy.ByCert: "a certificate", policy.ByPublicKey: "a public key", policy.ByNobody: "none"}[by]
+	return map[policy.AuthBy]string{policy.ByPSK: "a pre-shared key", policy.ByCert: "a certificate", policy.ByPublicKey: "a public key", policy.ByNobody: "no authentication"}[by]
 }
 
 // rightMethod checks that the peer authenticates as the tunnel expects.
 func rightMethod(t *policy.PeerTunnel, m wire.AuthMethod) error {
-	if (m == wire.AuthSharedKey) != (t.RemoteAuth == policy.ByPSK) {
+	if (m == wire.AuthSharedKey) != (t.RemoteAuth == policy.ByPSK) || (m == wire.AuthNull) != (t.RemoteAuth == policy.ByNobody) {
 		return fmt.Errorf("the peer authenticates by %s, tunnel %s expects %s: see remote-auth", m, t.Name, expected(t.RemoteAuth))
 	}
 	return nil
@@ -168,6 +187,8 @@ func ourProof(t *policy.PeerTunnel) string {
 	switch t.LocalAuth {
 	case policy.ByCert:
 		return "our certificate: compare local-id and cert-file with its configuration, and whether it knows the authority"
+	case policy.ByNobody:
+		return "that we do not authenticate: compare auth with its configuration"
 	case policy.ByPublicKey:
 		return "our public key: compare local-id and key-file with its configuration"
 	}

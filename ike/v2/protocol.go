@@ -129,6 +129,9 @@ func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 	if !t.LocalID.IsZero() {
 		return t.LocalID
 	}
+	if t.LocalAuth == policy.ByNobody {
+		return policy.Identity{Type: policy.IDNull}
+	}
 	if id := t.Credential.Identity(); t.LocalAuth == policy.ByCert && !id.IsZero() {
 		return id
 	}
@@ -139,6 +142,8 @@ func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 // anything, since the key alone names it.
 func remoteIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 	switch {
+	case t.RemoteAuth == policy.ByNobody:
+		return policy.Identity{Type: policy.IDAnyOne}
 	case !t.RemoteID.IsZero():
 		return t.RemoteID
 	case t.Remote.IsValid():

@@ -30,7 +30,7 @@ type CredentialFiles struct {
 }
 
 func (k setting) authBy(l *loader) policy.AuthBy {
-	i, _ := k.choice(l, policy.ByPSK.String(), policy.ByCert.String(), policy.ByPublicKey.String())
+	i, _ := k.choice(l, policy.ByPSK.String(), policy.ByCert.String(), policy.ByPublicKey.String(), policy.ByNobody.String())
 	return policy.AuthBy(max(i, 0))
 }
 
@@ -75,8 +75,11 @@ func (l *loader) finishCredentials(d *draft) {
 	if hasCA || hasRemoteKey {
 		l.readTrust(d, hasCA)
 	}
-	if t.RemoteAuth.Signs() {
+	switch {
+	case t.RemoteAuth.Signs():
 		l.checkRemoteID(d)
+	case t.RemoteAuth == policy.ByNobody:
+		l.checkNobody(d)
 	}
 	if d.files != (CredentialFiles{}) {
 		if l.config.CredentialFiles == nil {
@@ -104,7 +107,7 @@ func (l *loader) readCredential(d *draft, withCert bool) {
 	}
 	if withCert {
 		certAt := d.keys["cert-file"]
-		if c.Chain, err = readCertificates(d.files.Cert); err != nil {
+		if c.Chain, err = once(l.certs, d.files.Cert, readCertificates); err != nil {
 			l.errorf(certAt, "cert-file %s: %s", d.files.Cert, err)
 			return
 		}
@@ -181,7 +184,7 @@ func (l *loader) readTrust(d *draft, byCert bool) {
 		return
 	}
 	at := d.keys["ca-file"]
-	if t.Authorities, err = readCertificates(d.files.CA); err != nil {
+	if t.Authorities, err = once(l.certs, d.files.CA, readCertificates); err != nil {
 		l.errorf(at, "ca-file %s: %s", d.files.CA, err)
 		return
 	}
@@ -208,7 +211,7 @@ func (l *loader) readLists(d *draft, t *policy.Trust) {
 		return
 	}
 	var err error
-	if t.Lists, err = readRevocationLists(d.files.CRL); err != nil {
+	if t.Lists, err = once(l.crls, d.files.CRL, readRevocationLists); err != nil {
 		l.errorf(at, "crl-file %s: %s", d.files.CRL, err)
 		return
 	}
@@ -230,6 +233,21 @@ func (l *loader) checkRemoteID(d *draft) {
 	case set && t.RemoteID.Type != policy.IDAnyOne && !t.RemoteID.IsZero() && !policy.Certifiable(t.RemoteID.Type):
 		l.errorf(at, "remote-id: a certificate cannot prove %s: want fqdn, email, dn or an address", t.RemoteID)
 	}
+}
+
+// checkNobody: who does not authenticate has no identity, and cannot take another's place.
+func (l *loader) checkNobody(d *draft) {
+	if at, set := d.keys["remote-id"]; set {
+		l.errorf(at, "remote-id: nothing proves it with remote-auth = %q: leave the key out", policy.ByNobody)
+	}
+	if at, set := d.keys["unique"]; set && d.tunnel.Unique != policy.UniqueNever {
+		l.errorf(at, "unique: peers without identity cannot be told apart: leave the key out, or say %q", policy.UniqueNever)
+	}
+	at, set := d.keys["remote-auth"]
+	if !set {
+		at = d.keys["auth"]
+	}
+	l.warnf(at, "remote-auth = %q: everybody who asks is let in, and so is who stands between", policy.ByNobody)
 }
 
 func subject(c *x509.Certificate) string {
@@ -305,6 +323,22 @@ func readParts[T any](path string, parse func([]byte) (T, error), what string, t
 		}
 	}
 	return out, nil
+}
+
+// parts is what a file held, read once, however many tunnels name it; they share it, and nobody changes it.
+type parts[T any] struct {
+	list []T
+	err  error
+}
+
+// once reads a file the first time it is asked for.
+func once[T any](cache map[string]parts[T], path string, read func(string) ([]T, error)) ([]T, error) {
+	p, known := cache[path]
+	if !known {
+		p.list, p.err = read(path)
+		cache[path] = p
+	}
+	return p.list, p.err
 }
 
 func readCertificates(path string) ([]*x509.Certificate, error) {

@@ -174,6 +174,24 @@ func TestEachFaultOfCertificatesIsNamed(t *testing.T) {
 			spoil: func(p *papers) { place(t, p.dir, "a.pem", pki.CertPEM(p.leaf, pki.New(t, "other", pki.P256).Cert)) }, warning: true,
 			want: "the certificate C=CH, O=Lab, CN=other has issued none of those before it",
 		},
+		"nobody with a name": {
+			text: func(string) string {
+				return "[tunnel.b]\nremote = \"any\"\nremote-auth = \"null\"\nremote-id = \"fqdn:b\"\npsk-file = \"psk\"\nremote-ts = [\"10.2.0.0/16\"]\n"
+			},
+			want: `coati.toml:4: remote-id: nothing proves it with remote-auth = "null": leave the key out`,
+		},
+		"nobody": {
+			text: func(string) string {
+				return "[tunnel.b]\nremote = \"any\"\nauth = \"null\"\nremote-ts = [\"10.2.0.0/16\"]\n"
+			},
+			want: `coati.toml:3: warning: remote-auth = "null": everybody who asks is let in`, warning: true,
+		},
+		"nobody, unique": {
+			text: func(string) string {
+				return "[tunnel.b]\nremote = \"any\"\nauth = \"null\"\nunique = \"replace\"\nremote-ts = [\"10.2.0.0/16\"]\n"
+			},
+			want: `coati.toml:4: unique: peers without identity cannot be told apart`,
+		},
 		"no certificate at all": {text: func(string) string {
 			return "[tunnel.b]\nremote = \"any\"\nauth = \"cert\"\nremote-ts = [\"10.2.0.0/16\"]\n"
 		}, want: `[tunnel.b] has no cert-file, which auth = "cert" needs`},

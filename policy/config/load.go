@@ -1,6 +1,7 @@
 package config
 
 import (
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,8 @@ type loader struct {
 	drafts      []*draft
 	byName      map[string]*draft
 	psks        map[string]*pskFile
+	certs       map[string]parts[*x509.Certificate]
+	crls        map[string]parts[*x509.RevocationList]
 	now         func() time.Time
 }
 
@@ -29,6 +32,8 @@ func newLoader() *loader {
 		gatewayKeys: map[string]position{},
 		byName:      map[string]*draft{},
 		psks:        map[string]*pskFile{},
+		certs:       map[string]parts[*x509.Certificate]{},
+		crls:        map[string]parts[*x509.RevocationList]{},
 		now:         time.Now,
 	}
 }

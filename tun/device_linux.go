@@ -220,6 +220,8 @@ func (d *Device) configure(mtu int) error {
 	if err := d.SetMTU(mtu); err != nil {
 		return err
 	}
+	// Where it cannot be set another Coati's guard would not know what comes from here.
+	_ = d.host.nl.LinkSetGroup(d.link, deviceGroup)
 	if err := d.host.nl.LinkSetUp(d.link); err != nil {
 		return fmt.Errorf("tun %s: set up: %w", d.host.name, err)
 	}

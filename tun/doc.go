@@ -15,6 +15,7 @@
 //	OpenSurvey           looks without claiming or changing anything
 //	Host.OpenGuard       drops clear packets that should have been protected
 //	Host.LoosenRPFilter  reverse-path filter of an uplink, loose for the run
+//	Host.HoldWithoutSA   packets wait in the kernel for their SA, for the run
 //	Host.RouteTo         how our own sockets reach a peer; Host.Look for many at once
 //	Host.Watch           link, address and route changes of the machine
 //

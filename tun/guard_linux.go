@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -18,8 +19,9 @@ import (
 // the kernel can drop it. It stands where the kernel's own IPsec asks its policies: on what is for this machine (input,
 // reassembled) and on what is passed on (forward), in an nftables table of our own.
 //
-// Never dropped: what comes from our TUN, or goes to it; loopback; our own outer traffic, which is ESP, UDP to our ports, and
-// ICMP errors that quote one of the two; and neighbour discovery, which the kernel does by itself on every link.
+// Never dropped: what comes from the TUN of a Coati, or goes to it; loopback; outer traffic, which is ESP, UDP to our ports or
+// to another Coati's sockets, and ICMP errors that quote one of them; and neighbour discovery, which the kernel does by itself on
+// every link. The other Coatis of this network namespace are known by the group of their devices and the mark of their sockets.
 //
 // A table outlives its daemon. Its name has the TUN's name in it, so that the next start, of us or of any other daemon of
 // this network namespace, finds and removes what nobody alive owns.
@@ -29,6 +31,9 @@ const (
 	guardCounter = "dropped"
 	guardInput   = "input"
 	guardForward = "forward"
+
+	// deviceGroup is the group (ip link) of every TUN of a Coati.
+	deviceGroup = 0xc0a71
 
 	// guardChunk is how many elements fit one netlink attribute of 64 KiB.
 	guardChunk = 400
@@ -46,11 +51,13 @@ type GuardCount struct{ Packets, Octets uint64 }
 
 // Guard drops clear packets. It is safe for concurrent use.
 type Guard struct {
-	host   *Host
-	ports  []uint16
-	change *Change
+	host    *Host
+	ports   []uint16
+	sockets bool // the kernel can tell the mark of a packet's socket
+	change  *Change
 
 	mu         sync.Mutex // guards what follows
+	netns      *os.File   // where a new connection belongs
 	nft        *nftables.Conn
 	table      *nftables.Table
 	input      *nftables.Chain
@@ -63,11 +70,15 @@ type Guard struct {
 
 // OpenGuard makes a guard that lets everything pass.
 func (h *Host) OpenGuard(c GuardConfig) (*Guard, error) {
-	nft, err := openNFT()
+	netns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, explainGuard(err)
 	}
-	g := &Guard{host: h, ports: c.UDPPorts, nft: nft, table: guardTable(guardPrefix + h.name)}
+	nft, err := openNFT(netns)
+	if err != nil {
+		return nil, errors.Join(explainGuard(err), netns.Close())
+	}
+	g := &Guard{host: h, ports: c.UDPPorts, netns: netns, nft: nft, table: guardTable(guardPrefix + h.name)}
 	removeTable(nft, g.table)
 	nft.AddTable(g.table)
 	nft.AddObj(&nftables.CounterObj{Table: g.table, Name: guardCounter})
@@ -83,18 +94,48 @@ func (h *Host) OpenGuard(c GuardConfig) (*Guard, error) {
 	}
 	g.input, g.forward = base(guardInput, nftables.ChainHookInput), base(guardForward, nftables.ChainHookForward)
 	if err := nft.Flush(); err != nil {
-		return nil, errors.Join(explainGuard(err), nft.CloseLasting())
+		return nil, errors.Join(explainGuard(err), nft.CloseLasting(), netns.Close())
 	}
+	g.sockets = g.trySockets()
 	g.change = h.ledger.Record("nftables table "+g.table.Name, g.close)
 	return g, nil
 }
 
-func openNFT() (*nftables.Conn, error) {
-	return nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
+// trySockets asks for a rule that no packet meets.
+func (g *Guard) trySockets() bool {
+	c := g.nft.AddChain(&nftables.Chain{Table: g.table, Name: "attempt"})
+	g.nft.AddRule(&nftables.Rule{Table: g.table, Chain: c, Exprs: g.ourSocket()})
+	err := g.nft.Flush()
+	if err == nil {
+		g.nft.FlushChain(c)
+		g.nft.DelChain(c)
+		err = g.nft.Flush()
+	}
+	if err != nil {
+		g.renew()
+	}
+	return err == nil
+}
+
+// renew takes another connection: one that failed may hold half a change, or its error.
+func (g *Guard) renew() {
+	if fresh, err := openNFT(g.netns); err == nil {
+		_ = g.nft.CloseLasting()
+		g.nft = fresh
+	}
+}
+
+// openNFT connects to the tables of a network namespace; nil: this thread's.
+func openNFT(netns *os.File) (*nftables.Conn, error) {
+	options := []nftables.ConnOption{nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
 		// Without them it works, for fewer policies.
 		_, _ = c.SetReadBuffer(guardBuffer), c.SetWriteBuffer(guardBuffer)
 		return nil
-	}))
+	})}
+	if netns != nil {
+		options = append(options, nftables.WithNetNSFd(int(netns.Fd())))
+	}
+	return nftables.New(options...)
 }
 
 func explainGuard(err error) error {
@@ -117,7 +158,7 @@ func removeTable(nft *nftables.Conn, t *nftables.Table) {
 // cleanStaleGuards removes the tables of daemons that live no more, ours too: a guard is a promise of who is there to
 // carry what it drops. The caller holds startLock.
 func (h *Host) cleanStaleGuards() error {
-	nft, err := openNFT()
+	nft, err := openNFT(nil)
 	if err != nil {
 		return nil // without nftables there is nothing to clean
 	}
@@ -161,6 +202,14 @@ func (g *Guard) Replace(rules []GuardRule) error {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err := g.replace(m4, m6); err != nil {
+		g.renew()
+		return err
+	}
+	return nil
+}
+
+func (g *Guard) replace(m4, m6 *guardMap) error {
 	n := g.nft
 	g.generation++
 	n.FlushChain(g.input)
@@ -258,15 +307,21 @@ func (g *Guard) addRules(lookups [][]expr.Any) {
 			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: value},
 		}
 	}
-	ours := device(g.host.name)
+	ours, group := device(g.host.name), binary.NativeEndian.AppendUint32(nil, deviceGroup)
 	add(g.input, append(is(expr.MetaKeyIIFNAME, device("lo")...), leave)...)
-	add(g.input, append(is(expr.MetaKeyIIFNAME, ours...), leave)...)
-	add(g.forward, append(is(expr.MetaKeyIIFNAME, ours...), leave)...)
+	for _, c := range []*nftables.Chain{g.input, g.forward} {
+		add(c, append(is(expr.MetaKeyIIFNAME, ours...), leave)...)
+		add(c, append(is(expr.MetaKeyIIFGROUP, group...), leave)...)
+	}
 	add(g.forward, append(is(expr.MetaKeyOIFNAME, ours...), leave)...)
+	add(g.forward, append(is(expr.MetaKeyOIFGROUP, group...), leave)...)
 	add(g.input, append(is(expr.MetaKeyL4PROTO, unix.IPPROTO_ESP), leave)...)
 	for _, p := range g.ports {
 		port := binary.BigEndian.AppendUint16(nil, p)
 		add(g.input, slices.Concat(is(expr.MetaKeyL4PROTO, unix.IPPROTO_UDP), transport(2, port...), []expr.Any{leave})...)
+	}
+	if g.sockets {
+		add(g.input, slices.Concat(is(expr.MetaKeyL4PROTO, unix.IPPROTO_UDP), g.ourSocket(), []expr.Any{leave})...)
 	}
 	for _, e := range icmpErrors {
 		about := slices.Concat(is(expr.MetaKeyL4PROTO, e.proto), oneOf(0, e.types))
@@ -274,6 +329,9 @@ func (g *Guard) addRules(lookups [][]expr.Any) {
 		for _, p := range g.ports {
 			port := binary.BigEndian.AppendUint16(nil, p)
 			add(g.input, slices.Concat(about, transport(e.quotedProto, unix.IPPROTO_UDP), transport(e.quotedPort, port...), []expr.Any{leave})...)
+		}
+		if g.sockets { // the kernel looks for the socket that sent what is quoted
+			add(g.input, slices.Concat(about, transport(e.quotedProto, unix.IPPROTO_UDP), g.ourSocket(), []expr.Any{leave})...)
 		}
 	}
 	// In IPv6 what is for this machine is looked at before it is reassembled, and never again. Our own fragments after the first
@@ -289,6 +347,16 @@ func (g *Guard) addRules(lookups [][]expr.Any) {
 	for _, l := range lookups {
 		add(g.input, l...)
 		add(g.forward, l...)
+	}
+}
+
+// ourSocket matches packets for a socket with the mark of all Coatis of this host.
+func (g *Guard) ourSocket() []expr.Any {
+	mark := binary.NativeEndian.AppendUint32(nil, g.host.mark)
+	return []expr.Any{
+		&expr.Socket{Key: expr.SocketKeyMark, Register: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: mark, Xor: make([]byte, 4)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: mark},
 	}
 }
 
@@ -385,5 +453,5 @@ func (g *Guard) close() error {
 	if err != nil {
 		err = fmt.Errorf("delete nftables table %s: %w", g.table.Name, err)
 	}
-	return errors.Join(err, g.nft.CloseLasting())
+	return errors.Join(err, g.nft.CloseLasting(), g.netns.Close())
 }

@@ -44,7 +44,33 @@ func newBorder(t *testing.T) *border {
 	b.received, err = net.ListenPacket("udp", "[::]:7000")
 	ok(t, err)
 	t.Cleanup(func() { b.received.Close() })
+	b.acquaint()
 	return b
+}
+
+// acquaint returns when both ends have found each other on the link, in both families: the first packets may be lost.
+func (b *border) acquaint() {
+	b.t.Helper()
+	for _, to := range []netip.Addr{here4, here6} {
+		s, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 7001)))
+		ok(b.t, err)
+		for deadline := time.Now().Add(20 * time.Second); ; {
+			b.n.in(b.t, b.o, func() {
+				c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 7001)))
+				ok(b.t, err)
+				_, _ = c.Write([]byte("hello"))
+				c.Close()
+			})
+			ok(b.t, s.SetReadDeadline(time.Now().Add(200*time.Millisecond)))
+			if _, _, err := s.ReadFrom(make([]byte, 16)); err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				b.t.Fatalf("the neighbour does not reach %v", to)
+			}
+		}
+		s.Close()
+	}
 }
 
 // forge sends text from an address and port the neighbour need not have, to a port of ours.

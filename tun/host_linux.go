@@ -76,7 +76,7 @@ func Open(c Config) (*Host, error) {
 			return err
 		}
 		h.ledger.Record("lock of "+c.Name, l.release)
-		return errors.Join(h.cleanStaleRules(), h.cleanStaleGuards(), h.restoreStaleRPFilters())
+		return errors.Join(h.cleanStaleRules(), h.cleanStaleGuards(), h.restoreStaleRPFilters(), h.restoreStaleHold())
 	})
 	if err != nil {
 		return nil, errors.Join(err, h.Close())

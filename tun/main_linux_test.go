@@ -139,6 +139,7 @@ type daemonConfig struct {
 	Loosen    string
 	UDP       netip.AddrPort
 	Guard     bool
+	Hold      bool
 }
 
 // daemon is another process of ours in the test's namespace.
@@ -215,6 +216,10 @@ func runDaemon(env string) {
 	}
 	if c.Guard {
 		_, err := h.OpenGuard(GuardConfig{})
+		fail(err)
+	}
+	if c.Hold {
+		_, err := h.HoldWithoutSA()
 		fail(err)
 	}
 	fmt.Println("ready")

@@ -94,8 +94,13 @@ func (h *Host) LoosenRPFilter(iface string) (*Change, error) {
 	return done, err
 }
 
-// leaveRPFilter takes us, and whoever lives no more, off the owners.
 func (h *Host) leaveRPFilter(iface, path string) error {
+	return h.leaveSysctl(path, rpLoose, func() (int, error) { return readRPFilter(iface) }, func(n int) error { return writeRPFilter(iface, n) })
+}
+
+// leaveSysctl takes us, and whoever lives no more, off the owners of a sysctl. The last of them restores it, if it is what we
+// made it.
+func (h *Host) leaveSysctl(path string, ours int, read func() (int, error), write func(int) error) error {
 	st, err := readRPState(path)
 	if err != nil || st == nil {
 		return err
@@ -106,8 +111,8 @@ func (h *Host) leaveRPFilter(iface, path string) error {
 	if len(st.Owners) > 0 {
 		return st.write(path)
 	}
-	if now, err := readRPFilter(iface); err == nil && now == rpLoose {
-		if err := writeRPFilter(iface, st.Saved); err != nil {
+	if now, err := read(); err == nil && now == ours {
+		if err := write(st.Saved); err != nil {
 			return err
 		}
 	}

@@ -31,7 +31,7 @@ func (s *Survey) Host() *Host { return &s.host }
 
 // Guard says, in words for people, why there cannot be a guard here; nil where there can, or where we may not look.
 func (s *Survey) Guard() error {
-	nft, err := openNFT()
+	nft, err := openNFT(nil)
 	if err != nil {
 		return explainGuard(err)
 	}

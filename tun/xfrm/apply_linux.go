@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"coati/policy"
 )
 
@@ -42,6 +44,7 @@ func (p *Plane) Apply(tx policy.Tx) error {
 	for _, id := range tx.FailAcquires {
 		if pol := p.policies[id]; pol != nil {
 			p.rounds[pol.ReqID]++
+			p.refused[pol.ReqID] = time.Now()
 		}
 	}
 	rest := maps.Clone(p.policies)
@@ -325,7 +328,8 @@ func (p *Plane) desired(policies map[policy.PolicyID]*policy.Policy) spd {
 		if !ok {
 			to = waiting(p.rounds[c.ReqID])
 		}
-		s, err := slots(c, to, p.reqID(c.ReqID))
+		_, refused := p.refused[c.ReqID]
+		s, err := slots(forNow(c, ok, refused), to, p.reqID(c.ReqID))
 		if err != nil {
 			continue // check has refused it
 		}
@@ -367,19 +371,28 @@ func (p *Plane) reconcile(next spd) (undo, error) {
 
 func (p *Plane) step(st step) error {
 	if !st.put {
+		if _, ours := p.indexes[st.slot]; !ours {
+			return nil
+		}
 		err := p.conn.removePolicy(st.slot)
 		delete(p.slots, p.indexes[st.slot])
 		delete(p.indexes, st.slot)
 		return err
 	}
+	kind := uint16(msgUpdPolicy)
 	index, ok := p.indexes[st.slot]
 	if !ok {
+		kind = msgNewPolicy // never in the place of somebody else's
 		var err error
 		if index, err = p.newIndex(st.slot.dir); err != nil {
 			return err
 		}
 	}
-	if err := p.conn.do(policyMessage(st.slot, &st.entry, index, flagsRequest), nil); err != nil {
+	err := p.conn.do(policyMessage(kind, st.slot, &st.entry, index, flagsRequest), nil)
+	if errors.Is(err, unix.EEXIST) {
+		return p.standsAlready(st)
+	}
+	if err != nil {
 		return err
 	}
 	p.indexes[st.slot], p.slots[index] = index, st.slot
@@ -388,6 +401,33 @@ func (p *Plane) step(st step) error {
 		err = r.differs(st.slot, &st.entry, index)
 	}
 	return err
+}
+
+// standsAlready: somebody else has a policy in our place. The bypass of neighbour discovery is as good when it is another's.
+func (p *Plane) standsAlready(st step) error {
+	r, err := p.conn.policy(st.slot)
+	if err != nil {
+		return err
+	}
+	if st.entry.owner == 0 && r.action == actionAllow && r.tmpls == 0 {
+		return nil
+	}
+	s := &st.slot.selector
+	return fmt.Errorf("the kernel has a policy of somebody else's for the same traffic, %v to %v: see ip xfrm policy", s.Src, s.Dst)
+}
+
+// heal puts back built-in policies that went with whoever had them first.
+func (p *Plane) heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for k, e := range p.spd {
+		if p.closed || e.owner != 0 || p.indexes[k] != 0 {
+			continue
+		}
+		if _, err := p.conn.policy(k); errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) {
+			_ = p.step(step{k, e, true}) // in vain: the next look finds it again
+		}
+	}
 }
 
 // newIndex finds a free policy index with our tag; the lowest three bits are the direction.

@@ -14,7 +14,11 @@
 //
 // # What differs from the userspace plane
 //
-//   - A packet without an SA does not wait: the kernel drops it and says EAGAIN to its sender, which repeats it.
+//   - A packet without an SA waits in the kernel, with up to a hundred others of its policy, if net.core.xfrm_larval_drop is 0
+//     (tun.Host.HoldWithoutSA); else the kernel drops it and says EAGAIN to its sender. The kernel looks after them when the
+//     policy changes, which it does when there is an SA. After a failed negotiation the policy refuses for a moment (EPERM),
+//     so that what waits is dropped and does not ask again by itself.
+//   - An outbound policy of level use asks for no SA in tunnel mode: without one it is a bypass.
 //   - There are no standby SAs in the kernel. One is kept here, with its keys, and installed when it is activated.
 //   - The kernel forgets which policy an identical other one replaced. The SPD is kept here, and what wins is installed.
 //   - Octets are counted as the kernel counts them: outbound with the outer header.

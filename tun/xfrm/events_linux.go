@@ -18,6 +18,9 @@ const (
 	lookEvery = 200 * time.Millisecond
 	youth     = 30 * time.Second
 	lookOld   = 25 // of the looks, one at those that are not young
+	// refusedFor is how long a policy refuses packets after its negotiation has failed: those that waited in the kernel are dropped
+	// meanwhile, instead of asking again at once.
+	refusedFor = 200 * time.Millisecond
 )
 
 // The groups of rtnetlink's kind, each a bit (XFRMNLGRP_*): acquire, expire, mapping.
@@ -122,10 +125,33 @@ func (p *Plane) look(stop <-chan struct{}) {
 		case <-stop:
 			return
 		case now := <-tick.C:
+			p.relent(now)
+			if n%lookOld == 0 {
+				p.heal()
+			}
 			for _, s := range p.unused(now, n%lookOld == 0) {
 				p.lookAt(s, now)
 			}
 		}
+	}
+}
+
+// relent lets policies ask again that have refused long enough.
+func (p *Plane) relent(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := len(p.refused)
+	for reqID, since := range p.refused {
+		if now.Sub(since) >= refusedFor {
+			delete(p.refused, reqID)
+		}
+	}
+	if len(p.refused) == n || p.closed {
+		return
+	}
+	if back, err := p.reconcile(p.desired(p.policies)); err != nil {
+		// They still refuse: the next transaction tries again.
+		back.run()
 	}
 }
 

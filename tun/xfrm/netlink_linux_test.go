@@ -2,6 +2,7 @@ package xfrm
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -50,5 +51,21 @@ func TestAnswersOfTheKernel(t *testing.T) {
 	}
 	if done, err := c.read(answer(7, 0, "")[:20], nil); !done || !errors.Is(err, errMessage) {
 		t.Errorf("half an answer: %v %v", done, err)
+	}
+}
+
+// Whatever is missing is one line for people.
+func TestEachReasonIsOneLine(t *testing.T) {
+	t.Parallel()
+	for want, err := range map[string]error{
+		"xfrm without esp (INET_ESP)": &refusal{errno: unix.EPROTONOSUPPORT},
+		"no xfrm (XFRM_USER)":         os.NewSyscallError("socket", unix.EPROTONOSUPPORT),
+		"esp without aes-gcm":         &refusal{errno: unix.ENOSYS},
+		"wants CAP_NET_ADMIN":         &refusal{errno: unix.EPERM},
+	} {
+		got := explain(err)
+		if !errors.Is(got, ErrUnable) || !strings.Contains(got.Error(), want) || strings.Contains(got.Error(), "\n") {
+			t.Errorf("%v: %q, want %q", err, got, want)
+		}
 	}
 }

@@ -40,11 +40,12 @@ type Plane struct {
 	sas      map[policy.SAID]*sa
 	byState  map[stateID]*sa
 	policies map[policy.PolicyID]*policy.Policy
-	spd      spd // as the kernel has it
-	indexes  map[slot]uint32
-	slots    map[uint32]slot   // by index
-	rounds   map[uint32]uint16 // by reqid: negotiations that failed
-	order    uint64            // of activations
+	spd      spd                  // as the kernel has it
+	indexes  map[slot]uint32      // of what is ours there
+	slots    map[uint32]slot      // by index
+	rounds   map[uint32]uint16    // by reqid: negotiations that failed
+	refused  map[uint32]time.Time // by reqid: packets are refused, since a negotiation has failed
+	order    uint64               // of activations
 }
 
 // sa is an SA of ours.
@@ -85,7 +86,7 @@ func Open(c Config) (*Plane, error) {
 	p := &Plane{
 		config: c, tag: tagOf(c.Name), events: make(chan policy.PlaneEvent, eventBuffer),
 		larval: map[policy.SPI]bool{}, sas: map[policy.SAID]*sa{}, byState: map[stateID]*sa{}, policies: map[policy.PolicyID]*policy.Policy{},
-		spd: spd{}, indexes: map[slot]uint32{}, slots: map[uint32]slot{}, rounds: map[uint32]uint16{},
+		spd: spd{}, indexes: map[slot]uint32{}, slots: map[uint32]slot{}, rounds: map[uint32]uint16{}, refused: map[uint32]time.Time{},
 	}
 	var err error
 	if p.conn, err = dial(); err != nil {

@@ -153,6 +153,24 @@ func waiting(round uint16) target {
 	return target{netip.AddrFrom4([4]byte{198, 18, 0, 0}), netip.AddrFrom4([4]byte{198, 19, byte(round >> 8), byte(round)})}
 }
 
+// forNow is an outbound policy as the kernel is told it, which depends on whether there is an SA. After a failed negotiation it
+// refuses. The kernel takes no optional tunnel: level use is another policy with an SA and without.
+func forNow(p *policy.Policy, sa, refused bool) *policy.Policy {
+	if p.Direction != policy.Outbound || p.Action != policy.Protect {
+		return p
+	}
+	c := *p
+	switch {
+	case p.Level == policy.LevelUse && p.Mode == policy.Tunnel && !sa:
+		c.Action = policy.Bypass
+	case p.Level == policy.LevelUse && p.Mode == policy.Tunnel:
+		c.Level = policy.LevelRequire
+	case p.Level != policy.LevelUse && refused && !sa:
+		c.Action = policy.Discard
+	}
+	return &c
+}
+
 // slots are where one policy of ours stands, and as what.
 func slots(p *policy.Policy, to target, reqID uint32) (spd, error) {
 	out := spd{}
@@ -233,9 +251,9 @@ func (e entry) same(o entry) bool {
 	return e == o
 }
 
-// policyMessage is XFRM_MSG_UPDPOLICY, which adds or replaces.
-func policyMessage(k slot, e *entry, index uint32, flags uint16) *message {
-	msg, b := newMessage(msgUpdPolicy, flags, sizePolicy)
+// policyMessage is XFRM_MSG_NEWPOLICY, which adds where nothing stands, or XFRM_MSG_UPDPOLICY, which replaces what does.
+func policyMessage(kind uint16, k slot, e *entry, index uint32, flags uint16) *message {
+	msg, b := newMessage(kind, flags, sizePolicy)
 	k.selector.put(b)
 	for i := range 4 {
 		native.PutUint64(b[sizeSelector+8*i:], infinite)

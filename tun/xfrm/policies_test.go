@@ -226,6 +226,38 @@ func TestTagsAndReqIDsDoNotMeet(t *testing.T) {
 	}
 }
 
+// Level use goes in clear where there is no SA and never where there is one; others refuse for a moment after a failure.
+func TestPoliciesWithAndWithoutAnSA(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		level       policy.Level
+		mode        policy.Mode
+		sa, refused bool
+		want        uint8 // the action
+		tmpl, opt   bool
+	}{
+		{policy.LevelRequire, policy.Tunnel, false, false, actionAllow, true, false},
+		{policy.LevelRequire, policy.Tunnel, false, true, actionBlock, false, false},
+		{policy.LevelRequire, policy.Tunnel, true, true, actionAllow, true, false},
+		{policy.LevelUse, policy.Tunnel, false, false, actionAllow, false, false},
+		{policy.LevelUse, policy.Tunnel, false, true, actionAllow, false, false},
+		{policy.LevelUse, policy.Tunnel, true, false, actionAllow, true, false},
+		{policy.LevelUse, policy.Transport, false, false, actionAllow, true, true},
+	} {
+		p := planned(t, 1, policy.Outbound, 0, 7)
+		p.Level, p.Mode = c.level, c.mode
+		all, err := slots(forNow(p, c.sa, c.refused), waiting(0), 7)
+		if err != nil || len(all) != 1 {
+			t.Fatal(all, err)
+		}
+		for _, e := range all {
+			if e.action != c.want || e.tmpl.family != 0 != c.tmpl || e.tmpl.optional != c.opt {
+				t.Errorf("%+v: %+v", c, e)
+			}
+		}
+	}
+}
+
 // What we write of a policy is what the kernel shows, and what it took otherwise is named.
 func TestPoliciesReadBack(t *testing.T) {
 	t.Parallel()
@@ -241,7 +273,7 @@ func TestPoliciesReadBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		for k, e := range all {
-			r, err := parsePolicy(policyMessage(k, &e, 8, 0).seal(0)[sizeMessage:])
+			r, err := parsePolicy(policyMessage(msgUpdPolicy, k, &e, 8, 0).seal(0)[sizeMessage:])
 			if err == nil {
 				err = r.differs(k, &e, 8)
 			}

@@ -203,7 +203,7 @@ func FuzzMessages(f *testing.F) {
 	sa := example(policy.Inbound, "aes256", "sha256")
 	f.Add(acquireMessage(9))
 	f.Add(stateMessage(&sa, 0, 5, 0, marking{1, 1}).seal(0))
-	f.Add(policyMessage(slot{dirOut, selector{Family: familyIPv6}}, &entry{tmpl: tmpl{family: familyIPv4}}, 8, 0).seal(0))
+	f.Add(policyMessage(msgNewPolicy, slot{dirOut, selector{Family: familyIPv6}}, &entry{tmpl: tmpl{family: familyIPv4}}, 8, 0).seal(0))
 	m, _ := newMessage(msgExpire, 0, sizeExpire)
 	f.Add(m.seal(0))
 	m, _ = newMessage(msgMapping, 0, sizeMapping)

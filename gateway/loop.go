@@ -36,6 +36,7 @@ type negotiator interface {
 type loop struct {
 	engine   negotiator
 	plane    policy.Plane
+	beside   <-chan policy.PlaneEvent     // of the plane that takes what the kernel leaves; nil: there is none
 	keys     *keyLog                      // nil: no key log
 	complete func([]policy.SA)            // adds to new SAs what only the machine knows
 	expired  func(policy.PlaneEvent) bool // takes what is of no concern to the engine; nil: nothing is
@@ -111,6 +112,10 @@ func (l *loop) run(ctx context.Context) {
 			l.handle(d)
 		case ev := <-l.plane.Events():
 			if l.expired == nil || !l.expired(ev) {
+				l.handle(planeEvent(ev))
+			}
+		case ev := <-l.beside:
+			if ev.Kind == policy.PlaneAcquire {
 				l.handle(planeEvent(ev))
 			}
 		case r := <-l.results:

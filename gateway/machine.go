@@ -26,7 +26,7 @@ type machine struct {
 	listeners   *listeners
 	egress      *egress
 	plane       policy.Plane
-	beside      policy.Plane // where the kernel moves ESP: it has the manual policies too, for what comes to the TUN; else nil
+	beside      policy.Plane // where the kernel moves ESP: it has the policies too, for what comes to the TUN; else nil
 	pathMTU     func(remote netip.Addr, mtu int)
 	layout      layout
 	unreachable []*tun.UnreachableSocket
@@ -171,7 +171,7 @@ func (m *machine) relay(tunnels []policy.PeerTunnel) error {
 	if err := m.plane.Apply(tx); err != nil {
 		return err
 	}
-	if err := m.applyBeside(policy.Tx{PutPolicies: m.manual.policies}); err != nil {
+	if err := m.applyBeside(policy.Tx{PutPolicies: tx.PutPolicies}); err != nil {
 		return err
 	}
 	for _, p := range tx.PutPolicies {

@@ -15,8 +15,8 @@ import (
 
 // Where the kernel moves ESP everything else is as ever: the TUN, its routes and their source addresses, the sockets of IKE.
 // A packet follows the route to the TUN, meets a policy of the kernel's on its way, and goes elsewhere. What no policy of the
-// kernel's takes comes out of the TUN to the userspace plane, which has no SAs then, and of policies the manual ones: it
-// passes on in clear what they bypass and drops the rest. Nothing leaves in clear because a policy is missing.
+// kernel's takes comes out of the TUN to the userspace plane, which has the same policies and no SAs: it passes on in clear what
+// they let pass (manual bypasses, level use), and the rest ends there. Nothing leaves in clear because one of the kernel's is missing.
 
 // entries are the SAs of whoever moves ESP.
 func (g *Gateway) entries(keys bool) []policy.SAEntry {
@@ -54,8 +54,11 @@ func (g *Gateway) openKernel(s config.Gateway) error {
 	if err != nil {
 		return err
 	}
+	if _, err := g.machine.host.HoldWithoutSA(); err != nil {
+		g.log.Warn("packets without an sa are refused by the kernel, not kept", slog.String(keyReason, err.Error()))
+	}
 	g.carrier, g.manual.first = g.kernel, firstGroupInKernel
-	g.machine.beside = g.plane
+	g.machine.beside, g.loop.beside = g.plane, g.plane.Events()
 	return g.machine.egress.clear.Control(xfrm.BypassSocket)
 }
 

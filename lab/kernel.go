@@ -17,6 +17,7 @@ import (
 
 const (
 	inKernelVariable = "COATI_IN_KERNEL"
+	kernelVariable   = "COATI_KERNEL" // another one than UML: run-in-kernel.sh's -k
 	cellsFile        = "cells.json"
 )
 
@@ -60,6 +61,9 @@ func BootTests(t testing.TB, pattern string, limit time.Duration, environment ..
 	args := []string{"./run-in-kernel.sh", "-t", seconds(limit), "-o", boot.Folder, "-e", inKernelVariable + "=1", "-e", "COATI_BIN=" + program(t)}
 	for _, e := range environment {
 		args = append(args, "-e", e)
+	}
+	if kind := os.Getenv(kernelVariable); kind != "" {
+		args = append(args, "-k", kind)
 	}
 	args = append(args, "--", binary, "-test.v", "-test.run", pattern, "-test.timeout", limit.String())
 	cmd := exec.Command(args[0], args[1:]...)

@@ -16,13 +16,17 @@ const (
 	peerXFRM       = "coati on XFRM"
 	peerSwanKernel = "strongSwan, Linux ESP"
 
-	casePlaneTest  = "planetest"
-	caseXFRMRekeys = "rekeys under streams"
-	caseXFRMManual = "manual keys"
-	caseRawESN     = "raw ESP with ESN"
-	caseKernelUDP  = "ESP in UDP with ESN"
-	caseRawHosts   = "raw ESP, transport mode"
-	caseUDPHosts   = "ESP in UDP, transport mode"
+	casePlaneTest     = "planetest"
+	caseXFRMRekeys    = "rekeys under streams"
+	caseXFRMManual    = "manual keys"
+	caseXFRMLifetimes = "lifetimes end"
+	caseXFRMMapping   = "the peer's port changes"
+	caseXFRMKilled    = "kill -9"
+	caseXFRMFirst     = "no first packet lost"
+	caseRawESN        = "raw ESP with ESN"
+	caseKernelUDP     = "ESP in UDP with ESN"
+	caseRawHosts      = "raw ESP, transport mode"
+	caseUDPHosts      = "ESP in UDP, transport mode"
 )
 
 // A kernelCase is one way of carrying traffic between Coati in userspace and the kernel's ESP.
@@ -138,7 +142,7 @@ func kernelCells() []Cell {
 	for _, c := range manualCases() {
 		cells = append(cells, Cell{peerKernel, roleBoth, c.String()})
 	}
-	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual} {
+	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual, caseXFRMLifetimes, caseXFRMMapping, caseXFRMKilled, caseXFRMFirst} {
 		cells = append(cells, Cell{peerXFRM, roleBoth, what})
 	}
 	for _, role := range bothRoles {

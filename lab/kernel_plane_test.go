@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -10,6 +12,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"coati/gateway/control"
 )
 
 // Coati on the kernel's ESP, where nobody negotiates: scripts of setkey's at both ends, one in userspace and one on XFRM.
@@ -31,6 +36,16 @@ func kernelStates(t *testing.T, h *Host) []string {
 func kernelPolicies(t *testing.T, h *Host) int {
 	t.Helper()
 	return strings.Count(h.Must(t, "ip", "xfrm", "policy"), "tmpl src")
+}
+
+// performed is what a script prints, without the program setkey: starting one takes long in the kernel.
+func (c *Coati) performed(t *testing.T, text string) string {
+	t.Helper()
+	d, err := control.NewClient(c.Socket).Script(t.Context(), control.Script{File: "by-hand", Text: text})
+	if err != nil || len(d.Faults) > 0 {
+		t.Fatalf("%s: %v %v", text, err, d.Faults)
+	}
+	return d.Output
 }
 
 // same is a dump of setkey's as both ends must have it: what differs is the time, the process, the window of an end that
@@ -69,7 +84,8 @@ func TestInKernelManualPlane(t *testing.T) {
 			sent := echoes(t, a, all[i].innerA, b, all[i].innerB, c.kernelCase) + echoes(t, b, all[i].innerB, a, all[i].innerA, c.kernelCase)
 			var counts [2][3]int
 			if !Within(10*time.Second, func() bool {
-				ours, theirs, there := packetsOf(dumped, user.mustSetkey(t, "-D")), packetsOf(dumped, kernel.mustSetkey(t, "-D")), packetsOf(states, b.Must(t, "ip", "-s", "xfrm", "state"))
+				ours, theirs := packetsOf(dumped, user.performed(t, "dump;")), packetsOf(dumped, kernel.performed(t, "dump;"))
+				there := packetsOf(states, b.Must(t, "ip", "-s", "xfrm", "state"))
 				equal := true
 				for n := range counts {
 					spi := fmt.Sprintf("0x%08x", firstSPI+2*i+n)
@@ -105,8 +121,8 @@ func inClear(t *testing.T, pair *Pair, all []kernelPeers) {
 	n := slices.IndexFunc(manualCases(), func(c manualCase) bool { return !c.transport && !c.inner6 && !c.outer6 })
 	p := all[n]
 	b.Must(t, "ip", "route", "add", p.innerA.String(), "dev", "eth0")
-	if lost := b.Ping(t, b.Outer4, p.innerA, 3); lost != 0 {
-		t.Errorf("%d of 3 pings that no policy covers are lost", lost)
+	if lost := unanswered(t, b, b.Outer4, a, p.innerA, 3); lost != 0 {
+		t.Errorf("%d of 3 datagrams that no policy covers are lost", lost)
 	}
 	// Forged, in clear: from A's inner address past A's tunnel.
 	f := forger{t: t, from: a, to: b, target: netip.AddrPortFrom(p.innerB, 7070)}
@@ -141,13 +157,18 @@ func kernelRefuses(t *testing.T, c *Coati) {
 	t.Helper()
 	b := c.Host
 	const key = "0x000102030405060708090a0b0c0d0e0f10111213"
+	b.Must(t, "ip", "xfrm", "policy", "add", "src", "10.66.1.0/24", "dst", "10.66.2.0/24", "dir", "out", "action", "allow", "priority", "77")
 	before := b.Must(t, "ip", "xfrm", "state") + b.Must(t, "ip", "xfrm", "policy")
 	for text, want := range map[string]string{
 		"add %s 10.99.0.1 esp 0x9001 -E aes-gcm-16 " + key + ";\n":                                                                                             `:2: add: a fixed key with a counter mode is carried in userspace only`,
 		"add %s 10.99.0.1 esp 0x9001 -E aes-cbc 0x0102 -A hmac-sha1 " + key + ";\n":                                                                            `:2: `,
 		"spdadd %[1]s 10.99.0.1 any -P out ipsec esp/transport//require;\nspdadd 10.1.2.3 10.99.0.0/16 any -P out ipsec esp/tunnel/%[1]s-10.99.0.1/require;\n": `:2: spdadd: the kernel cannot carry transport mode to 10.99.0.1/32 beside a tunnel to 10.99.0.0/16`,
+		"spdadd 10.66.1.0/24 10.66.2.0/24 any -P out discard;\n":                                                                                               `the kernel has a policy of somebody else's for the same traffic, 10.66.1.0/24 to 10.66.2.0/24`,
 	} {
-		output, err := c.setkey("-f", b.Write(t, "refused.setkey", "spdadd 10.1.2.4 10.98.0.1 any -P out discard;\n"+fmt.Sprintf(text, b.Outer4)))
+		if strings.Contains(text, "%") {
+			text = fmt.Sprintf(text, b.Outer4)
+		}
+		output, err := c.setkey("-f", b.Write(t, "refused.setkey", "spdadd 10.1.2.4 10.98.0.1 any -P out discard;\n"+text))
 		if err == nil || !strings.Contains(output, want) {
 			t.Errorf("%s%v\n%s\nwant %s", text, err, output, want)
 		}
@@ -155,6 +176,7 @@ func kernelRefuses(t *testing.T, c *Coati) {
 	if diff := cmp.Diff(before, b.Must(t, "ip", "xfrm", "state")+b.Must(t, "ip", "xfrm", "policy")); diff != "" {
 		t.Errorf("a refused script has changed the kernel:\n%s", diff)
 	}
+	b.Must(t, "ip", "xfrm", "policy", "delete", "src", "10.66.1.0/24", "dst", "10.66.2.0/24", "dir", "out")
 }
 
 // changedByHand deletes one by one and all at once; and associations without a mode become a tunnel's by a later policy.
@@ -163,7 +185,7 @@ func changedByHand(t *testing.T, pair *Pair, user, kernel *Coati) {
 	a, b := pair.A, pair.B
 	script := func(c *Coati, text string) {
 		t.Helper()
-		c.mustSetkey(t, "-f", c.Host.Write(t, "hand.setkey", text))
+		c.performed(t, text)
 	}
 	had := kernelStates(t, b)
 	c := manualCases()[0]
@@ -199,7 +221,37 @@ func changedByHand(t *testing.T, pair *Pair, user, kernel *Coati) {
 	if text := b.Must(t, "ip", "xfrm", "state"); strings.Count(text, "mode tunnel") != 2 || strings.Contains(text, "mode transport") {
 		t.Errorf("with one they are the tunnel's, not\n%s", text)
 	}
-	if lost := a.Ping(t, a.LAN4, b.LAN4, 3) + b.Ping(t, b.LAN4, a.LAN4, 3); lost != 0 {
-		t.Errorf("%d of 6 pings lost", lost)
+	if lost := unanswered(t, a, a.LAN4, b, b.LAN4, 3) + unanswered(t, b, b.LAN4, a, a.LAN4, 3); lost != 0 {
+		t.Errorf("%d of 6 datagrams lost", lost)
+	}
+	withoutKey(t, pair, kernel)
+}
+
+// withoutKey deletes the outbound key and changes the policy: use and none pass in clear, discard refuses.
+func withoutKey(t *testing.T, pair *Pair, kernel *Coati) {
+	t.Helper()
+	a, b := pair.A, pair.B
+	b.Must(t, "ip", "route", "add", a.LAN4.String(), "dev", "eth0", "src", b.LAN4.String())
+	kernel.performed(t, fmt.Sprintf("deleteall %s %s esp;", b.Outer4, a.Outer4))
+	update := func(what string) {
+		t.Helper()
+		kernel.performed(t, fmt.Sprintf("spdupdate %s %s any -P out %s;", b.LAN4, a.LAN4, what))
+	}
+	for _, what := range []string{fmt.Sprintf("ipsec esp/tunnel/%s-%s/use", b.Outer4, a.Outer4), "none"} {
+		update(what)
+		if lost := unanswered(t, b, b.LAN4, a, a.LAN4, 3); lost != 0 {
+			t.Errorf("%s without a key: %d of 3 datagrams lost", what, lost)
+		}
+	}
+	update("discard")
+	err := b.Inside(func() error {
+		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(b.LAN4, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(a.LAN4, 9)))
+		if err == nil {
+			_ = c.Close()
+		}
+		return err
+	})
+	if !errors.Is(err, unix.EPERM) {
+		t.Errorf("discard: %v, want %v", err, unix.EPERM)
 	}
 }

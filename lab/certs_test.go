@@ -4,6 +4,8 @@ import (
 	"crypto"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +20,7 @@ import (
 const (
 	nameA, nameB = "a.example", "b.example"
 
-	caseCertChain   = "certificates, ECDSA P-256 below an intermediate"
+	caseCertChain   = "certificates, RSA-2048 below an intermediate, in IP fragments"
 	caseCertRaw     = "raw public keys, Ed25519"
 	caseCertRefused = "bad certificates explained"
 	caseCertPair    = "certificates, Ed25519 here, RSA-2048 there"
@@ -178,11 +180,19 @@ func TestStrongSwanByCertificates(t *testing.T) {
 		t.Run(role+"/intermediate", func(t *testing.T) {
 			t.Parallel()
 			results.Fill(t, peerStrongSwan, role, caseCertChain)
-			ca := pki.New(t, "root", pki.P384)
-			sub, sub2 := ca.Intermediate(t, "sub", pki.P256), ca.Intermediate(t, "sub 2", pki.P256)
-			a, b := newHolder(t, nameA, pki.P256, sub, ca), newHolder(t, nameB, pki.P256, sub2, ca)
+			ca := pki.New(t, "root", pki.RSA2048)
+			sub, sub2 := ca.Intermediate(t, "sub", pki.RSA2048), ca.Intermediate(t, "sub 2", pki.P384)
+			a, b := newHolder(t, nameA, pki.RSA2048, sub, ca), newHolder(t, nameB, pki.RSA2048, sub2, ca)
 			a.chain, b.chain = append(a.chain, sub.Cert), append(b.chain, sub2.Cert)
-			certified(t, role, a, b, "").judged(t)
+			v := certified(t, role, a, b, "")
+			v.connect(t) // not judged: the judge knows no fragments
+			NoLoss(t, v.B, v.A, 3)
+			for _, h := range []*Host{v.A, v.B} {
+				if h.ipCounter(t, "FragCreates") == 0 || h.ipCounter(t, "ReasmOKs") == 0 {
+					t.Errorf("no IKE message of %s was fragmented: the certificates are too small for what is to be tried", h.Name)
+				}
+			}
+			v.coati.Alive(t)
 		})
 		t.Run(role+"/raw public keys", func(t *testing.T) {
 			t.Parallel()
@@ -194,6 +204,28 @@ func TestStrongSwanByCertificates(t *testing.T) {
 			v.coati.Alive(t)
 		})
 	}
+}
+
+// ipCounter is one of the kernel's counters of IPv4 (RFC 4293).
+func (h *Host) ipCounter(t *testing.T, name string) int {
+	t.Helper()
+	var header []string
+	for line := range strings.Lines(h.Must(t, "cat", "/proc/net/snmp")) {
+		words := strings.Fields(line)
+		switch {
+		case words[0] != "Ip:":
+		case header == nil:
+			header = words
+		default:
+			n, err := strconv.Atoi(words[slices.Index(header, name)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatalf("no counter %s", name)
+	return 0
 }
 
 func rawKeys(t *testing.T, role string) *versus {

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,19 @@ func TestWhatIsWrongWithACertificateIsSaid(t *testing.T) {
 			refused, "does not have the identity fqdn:a.example in its alternative names",
 		},
 		"another remote-id": {good("a.example", "b.example"), good("b.example", "z.example"), refused, "the peer says it is fqdn:a.example, tunnel t expects fqdn:z.example: see remote-id"},
+		"100 certificates": {
+			func(tt *policy.PeerTunnel) {
+				good("a.example", "b.example")(tt)
+				tt.Credential = &policy.Credential{Key: tt.Credential.Key, Chain: slices.Repeat(tt.Credential.Chain, 100)}
+			},
+			good("b.example", "a.example"), refused, "the peer sends 100 certificates, at most 16 are taken",
+		},
+		"a certificate of more than 32 KiB": {
+			papers(t, ca, pki.P256, "a.example", "b.example", ca, func(c *x509.Certificate) {
+				c.DNSNames = append(c.DNSNames, slices.Repeat([]string{strings.Repeat("x", 60)}, 600)...)
+			}),
+			good("b.example", "a.example"), refused, "octets, at most 32768 are taken",
+		},
 		"the responder is another of the same authority": {
 			papers(t, ca, pki.P256, "a.example", "", ca), good("c.example", "a.example"), "the peer says it is fqdn:c.example, tunnel t expects 192.0.2.2: see remote-id", "",
 		},

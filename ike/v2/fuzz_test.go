@@ -9,6 +9,7 @@ import (
 
 	"coati/ike"
 	"coati/ike/wire"
+	"coati/lab/pki"
 	"coati/policy"
 )
 
@@ -140,12 +141,23 @@ func FuzzAuthenticated(f *testing.F) {
 	f.Add(inner(36|0x80, espSA(3), nonce, ts(false, "10.1.0.0/16"), ts(true, "10.2.0.0/16")), byte(1))
 	f.Add(inner(35, p.idPayload(), espSA(3), ts(false, "10.1.0.0/16"), ts(true, "10.2.0.0/16")), byte(4))
 	f.Add(inner(37|0x40, &wire.Notify{Type: wire.NotifyAuthLifetime, Data: []byte{0, 0, 0, 1}}), byte(3))
+	// Before authentication by certificates.
+	ca := pki.New(f, "root", pki.P256)
+	signed := certified(f, ca, pki.P256, "a.example", "b.example")
+	name := &wire.ID{Type: wire.IDFQDN, Data: []byte("b.example")}
+	leaf := ca.Issue(f, "b.example", pki.NewKey(f, pki.P256).Public())
+	sig := &wire.Auth{Method: wire.AuthECDSA256, Data: make([]byte, 64)}
+	f.Add(inner(35, name, &wire.Cert{Encoding: wire.CertX509Signature, Data: leaf.Raw}, &wire.CertReq{Encoding: wire.CertX509Signature}, sig, espSA(3), ts(false, "10.2.0.0/16"), ts(true, "10.1.0.0/16")), byte(12))
 	f.Fuzz(func(t *testing.T, data []byte, state byte) {
 		limits := func(l *ike.Limits) { l.ChildrenPerSA, l.SAsPerPeer = 8, 4 }
-		b := newBench(t, limits, tunnel(func(tt *policy.PeerTunnel) { tt.Reauth, tt.Lifetime = time.Hour, 2*time.Hour }))
+		b := newBench(t, limits, tunnel(func(tt *policy.PeerTunnel) {
+			if tt.Reauth, tt.Lifetime = time.Hour, 2*time.Hour; state&8 != 0 {
+				signed(tt)
+			}
+		}))
 		var p *puppet
 		var asked []ike.Send
-		if state&4 != 0 {
+		if state&12 != 0 {
 			p = newPuppet(b).begin() // before authentication
 		} else {
 			p = up(b)

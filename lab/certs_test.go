@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"fmt"
@@ -12,7 +13,7 @@ import (
 
 	"coati/lab/pki"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // Certificates: Coati is a.example, strongSwan b.example, and both ends have files that this test makes.
@@ -21,6 +22,7 @@ const (
 	nameA, nameB = "a.example", "b.example"
 
 	caseCertChain   = "certificates, RSA-2048 below an intermediate, in IP fragments"
+	caseCertDN      = "certificates, by distinguished names"
 	caseCertRaw     = "raw public keys, Ed25519"
 	caseCertRefused = "bad certificates explained"
 	caseCertPair    = "certificates, Ed25519 here, RSA-2048 there"
@@ -51,7 +53,7 @@ func certCells() []Cell {
 		for _, s := range signings() {
 			cells = append(cells, Cell{peerStrongSwan, role, s.String()})
 		}
-		for _, what := range []string{caseCertChain, caseCertRaw, caseCertRefused} {
+		for _, what := range []string{caseCertChain, caseCertDN, caseCertRaw, caseCertRefused} {
 			cells = append(cells, Cell{peerStrongSwan, role, what})
 		}
 	}
@@ -105,7 +107,7 @@ func (s swan) signed(local, remote string) string {
   children { lan { local_ts = %s
       remote_ts = %s
       esp_proposals = %s } } } }
-`, s.local, s.remote, usualIKE, local, nameB, remote, nameA, s.localTS, s.remoteTS, usualESP)
+`, s.local, s.remote, usualIKE, local, cmp.Or(s.localID, nameB), remote, cmp.Or(s.remoteID, nameA), s.localTS, s.remoteTS, usualESP)
 }
 
 // certified starts Coati and strongSwan with these papers.
@@ -138,9 +140,9 @@ func startSigned(t *testing.T, pair *Pair, role string, tunnel Tunnel, conf stri
 }
 
 // bothSigned fails the test unless strongSwan says that both ends signed that way.
-func (v *versus) bothSigned(t *testing.T, how string) {
+func (v *versus) bothSigned(t *testing.T, how, a, b string) {
 	t.Helper()
-	for _, line := range []string{"authentication of '" + nameA + "' with " + how, "authentication of '" + nameB + "' (myself) with " + how} {
+	for _, line := range []string{"authentication of '" + a + "' with " + how, "authentication of '" + b + "' (myself) with " + how} {
 		if !strings.Contains(v.charon.Log(), line) {
 			t.Errorf("strongSwan's log does not say %q:\n%s", line, grep(v.charon.Log(), "authentication"))
 		}
@@ -174,7 +176,7 @@ func TestStrongSwanByCertificates(t *testing.T) {
 				}
 				v := certified(t, role, newHolder(t, nameA, s.kind, ca, ca), newHolder(t, nameB, s.kind, ca, ca), more, settings...)
 				v.judged(t)
-				v.bothSigned(t, s.says)
+				v.bothSigned(t, s.says, nameA, nameB)
 			})
 		}
 		t.Run(role+"/intermediate", func(t *testing.T) {
@@ -194,13 +196,28 @@ func TestStrongSwanByCertificates(t *testing.T) {
 			}
 			v.coati.Alive(t)
 		})
+		t.Run(role+"/distinguished names", func(t *testing.T) {
+			t.Parallel()
+			results.Fill(t, peerStrongSwan, role, caseCertDN)
+			pair, ca := NewPair(t), pki.New(t, "root", pki.P256)
+			tunnel := signedTunnel(pair, role)
+			lines := newHolder(t, nameA, pki.P256, ca, ca).ours(t, pair.A, nameA, nameB)
+			lines = strings.Replace(lines, "local-id = \"fqdn:"+nameA+"\"\n", "", 1) // the certificate's subject
+			tunnel.ExtraTunnel = strings.Replace(lines, "fqdn:"+nameB, "dn:C=CH, O=Lab, CN="+nameB, 1)
+			peer := toSwan(tunnel)
+			peer.localID, peer.remoteID = `"C=CH, O=Lab, CN=`+nameB+`"`, `"C=CH, O=Lab, CN=`+nameA+`"`
+			v := startSigned(t, pair, role, tunnel, newHolder(t, nameB, pki.P256, ca, ca).theirs(t, pair.B, peer))
+			v.connect(t)
+			v.bothSigned(t, "ECDSA_WITH_SHA256_DER", "C=CH, O=Lab, CN="+nameA, "C=CH, O=Lab, CN="+nameB)
+			v.coati.Alive(t)
+		})
 		t.Run(role+"/raw public keys", func(t *testing.T) {
 			t.Parallel()
 			results.Fill(t, peerStrongSwan, role, caseCertRaw)
 			v := rawKeys(t, role)
 			v.connect(t) // not judged: tshark 4.0 takes a raw public key for a broken certificate
 			NoLoss(t, v.B, v.A, 3)
-			v.bothSigned(t, "ED25519")
+			v.bothSigned(t, "ED25519", nameA, nameB)
 			v.coati.Alive(t)
 		})
 	}
@@ -301,7 +318,7 @@ func (v *versus) refuses(t *testing.T, says string) {
 		if err == nil {
 			t.Fatalf("the tunnel came up: %s", output)
 		}
-		if diff := cmp.Diff("coati: "+says+"\n", output); diff != "" {
+		if diff := gocmp.Diff("coati: "+says+"\n", output); diff != "" {
 			t.Errorf("coati up (-want +got):\n%s", diff)
 		}
 	} else {

@@ -197,10 +197,10 @@ func TestLookupAgreesWithAListAmongMany(t *testing.T) {
 		table := newSPD()
 		old := table
 		id := policy.PolicyID(0)
-		for range rapid.IntRange(1, 8).Draw(t, "changes") {
+		for range rapid.IntRange(1, 5).Draw(t, "changes") {
 			old, before = table, slices.Clone(all)
 			var remove, add []*spdEntry
-			for range r.IntN(200) {
+			for range r.IntN(150) {
 				id++
 				v6 := r.IntN(2) == 0
 				add = append(add, &spdEntry{config: policy.Policy{ID: id, Priority: int32(r.IntN(3)), Local: end(v6, locals), Remote: end(v6, remotes)}})
@@ -209,7 +209,7 @@ func TestLookupAgreesWithAListAmongMany(t *testing.T) {
 			n := r.IntN(len(all) + 1)
 			remove, all = all[:n], append(slices.Clone(all[n:]), add...)
 			table = table.change(remove, add)
-			for range 50 {
+			for range 20 {
 				v6 := r.IntN(2) == 0
 				f := policy.Flow{Src: addr(v6, locals), Dst: addr(v6, remotes), Protocol: byte(6 + r.IntN(2)), SrcPort: 1, DstPort: 2, HasPorts: true}
 				if got, want := table.lookup(&f), firstOf(all, f); got != want {

@@ -149,6 +149,70 @@ func TestAnSAEndsBeforeDeparture(t *testing.T) {
 	}
 }
 
+// hooked is a network that tells when something has left.
+type hooked struct {
+	*network
+	left func()
+}
+
+func (h *hooked) SendESP(path *policy.Path, tos byte, buf []byte, stride int) error {
+	err := h.network.SendESP(path, tos, buf, stride)
+	if h.left != nil {
+		h.left()
+	}
+	return err
+}
+
+// The successor that takes a gathered packet over ends before that leaves: it waits for the next one.
+func TestTwoSAsEndBeforeDeparture(t *testing.T) {
+	net := &hooked{}
+	a, b := connect(t, gcm128, func(c *Config) {
+		if net.network == nil {
+			net.network = c.Egress.(*network)
+			c.Egress = net
+		}
+	})
+	links := []link{{enc: "aes128gcm16", id: 1}, {enc: "aes128gcm16", id: 2}, {enc: "aes128gcm16", id: 3}}
+	var out []policy.SA
+	for _, l := range links {
+		b.mustApply(t, policy.Tx{AddSAs: []policy.SA{l.inbound()}})
+		out = append(out, l.outbound())
+	}
+	// Two successors: one for IPv4, one for IPv6.
+	out[0].Local, out[0].Remote = netA[:1], netB[:1]
+	out[1].Local, out[1].Remote = netA[1:], netB[1:]
+	var want [][]byte
+	for _, v6 := range []bool{false, true} {
+		seg := segment{sport: 1, udp: true, v6: v6, payload: filled(120, 1)}
+		if v6 {
+			seg.payload = filled(100, 2) // so that both are one run
+		}
+		f := seg.frame()
+		want = append(want, unfold(t, f)...)
+		a.out.Add(f)
+	}
+	if len(net.take()) != 0 {
+		t.Fatal("the two packets did not wait for company")
+	}
+	a.mustApply(t, policy.Tx{AddSAs: out[:2], DeleteSAs: []policy.SAID{1}})
+	carry(a, b)
+	b.tap.take()
+	net.left = func() { a.Plane.out[out[1].ID].usage.expired.Store(true) } // while the packet of IPv4 leaves
+	a.out.Flush()
+	net.left = nil
+	if n, _ := a.Waiting(1); n != 1 {
+		t.Errorf("%d packets wait for a third SA, want that of IPv6", n)
+	}
+	a.mustApply(t, policy.Tx{AddSAs: out[2:]})
+	carry(a, b)
+	if d := cmp.Diff(byFlow(t, want), byFlow(t, unfoldAll(t, b.tap.take()))); d != "" {
+		t.Errorf("packets changed on the way (-sent +received):\n%.2000s", d)
+	}
+	if n := a.drops(DropExpired); n != 0 {
+		t.Errorf("%d dropped", n)
+	}
+}
+
 // All packets of a frame that cannot leave are counted, those of its second run too.
 func TestAFailedFrameIsCountedWhole(t *testing.T) {
 	a, _ := connect(t, gcm128, nil)

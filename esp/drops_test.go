@@ -83,10 +83,10 @@ var provoked = map[Reason]func(t *testing.T) *host{
 	},
 	DropExpired: func(t *testing.T) *host {
 		a, _ := connect(t, gcm128, nil)
-		// The successor that took a packet over ends before it leaves.
+		// Every successor that takes a packet over ends before it leaves.
 		a.out.Add(segment{sport: 1}.frame())
 		a.Plane.out[1].usage.expired.Store(true)
-		a.out.rerouting = true
+		a.out.rerouting = mostReroutes
 		a.out.Flush()
 		return a
 	},

@@ -31,8 +31,8 @@ type Outbound struct {
 	assemblies []assembly
 	// gathered says that the frame left packets in ready.
 	gathered bool
-	// rerouting says that what is carried was gathered before, for an SA that has ended.
-	rerouting bool
+	// rerouting is how many SAs have ended for which what is carried was gathered.
+	rerouting int
 	// returned is what was gathered for an SA that has ended, if this is the plane's own queue.
 	returned [][]byte
 	sealer

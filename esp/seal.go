@@ -184,10 +184,13 @@ func (o *Outbound) send(sa *outSA, run []byte) error {
 	return f.SendESPInFragments(sa.path.Load(), r.tos, run, r.stride)
 }
 
-// reroute looks for another SA for gathered packets whose SA has ended: a rekey replaced it meanwhile. Whoever ends it
-// twice in a row loses packets.
+// mostReroutes is how many SAs in a row may end with the same packets gathered.
+const mostReroutes = 4
+
+// reroute looks for another SA for gathered packets whose SA has ended: a rekey replaced it meanwhile. Whoever ends one after
+// the other loses packets.
 func (o *Outbound) reroute() {
-	if o.rerouting {
+	if o.rerouting == mostReroutes {
 		o.drop(o.ready.sa, DropExpired, o.ready.count)
 		o.ready.count, o.ready.sa = 0, nil
 		return
@@ -200,13 +203,15 @@ func (o *Outbound) reroute() {
 	}
 	// The loaded frame comes after them, and is not theirs.
 	before, fragments := o.loaded, o.ready.fragments
-	o.loaded, o.ready.fragments, o.rerouting = loaded{}, false, true
+	o.loaded, o.ready.fragments = loaded{}, false
+	o.rerouting++
 	for _, f := range frames {
 		o.ready.loaded = false
 		o.carry(f)
 	}
 	o.Flush()
-	o.loaded, o.ready.fragments, o.rerouting = before, fragments, false
+	o.loaded, o.ready.fragments = before, fragments
+	o.rerouting--
 }
 
 // recall takes the gathered packets back as frames.

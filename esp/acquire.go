@@ -44,7 +44,11 @@ type waiting struct {
 // hold lets the loaded frame wait that found no SA, or found others waiting before it. If that changed meanwhile it goes
 // its way: whoever comes first after the SA lets the waiting go, then itself.
 func (o *Outbound) hold(e *spdEntry, frame []byte) {
-	flow := flowOf(&o.info)
+	_, flow, refused := o.pick(e)
+	if refused {
+		o.plane.count.drops.add(DropNoPolicy, 1)
+		return
+	}
 	for {
 		sa, first := e.queue.enter(o.plane, e, frame, &flow)
 		switch {
@@ -167,6 +171,10 @@ func (p *Plane) release(e *spdEntry, out []waiting) (back []waiting) {
 		}
 		o.ready.loaded = false
 		if !o.load(w.frame) {
+			continue
+		}
+		if !o.consented(e, sa) {
+			p.count.drops.add(DropNoPolicy, 1)
 			continue
 		}
 		o.protect(sa)

@@ -29,6 +29,7 @@ const (
 	DropPadding
 	DropInner
 	DropSelectors
+	DropInnerFragment
 	DropECN
 	DropDummy
 	DropWriteFailed
@@ -60,6 +61,7 @@ var reasons = [numReasons]struct{ name, xfrm, when string }{
 	DropPadding:        {"bad padding", "XfrmInStateProtoError", "padding is not 1, 2, 3 and so on (RFC 4303, section 2.4)"},
 	DropInner:          {"bad inner packet", "XfrmInStateModeError", "what the SA carried is no packet of its mode (RFC 4303, section 2.6)"},
 	DropSelectors:      {"outside the selectors", "XfrmInStateMismatch", "the SA may not carry this packet (RFC 4301, section 5.2, step 4)"},
+	DropInnerFragment:  {"fragment without its first one", "XfrmInStateMismatch", "the SA is for certain ports, and the first fragment did not come by it or overlaps this one (RFC 4301, section 7.3; RFC 5722)"},
 	DropECN:            {"congestion mark on a packet that cannot carry it", "XfrmInStateModeError", "RFC 6040, section 4.2"},
 	DropDummy:          {"dummy", "XfrmInStateProtoError", "next header 59: traffic-flow confidentiality (RFC 4303, section 2.6)"},
 	DropWriteFailed:    {"write to the tun failed", "XfrmInError", "the kernel took no packet from us"},

@@ -145,6 +145,14 @@ var provoked = map[Reason]func(t *testing.T) *host{
 		packet.IPv4(p).FillChecksum()
 		return receiver(t, forge(t, gcm128, 1, trailer(p, 4)))
 	},
+	DropInnerFragment: func(t *testing.T) *host {
+		_, in := byPort(true, nil)
+		b := newHost(nil)
+		b.mustApply(t, policy.Tx{AddSAs: []policy.SA{in}})
+		f := cut(segment{udp: true, id: 9, payload: filled(2000, 1)}, 1400)
+		b.receive(sealed(t, f[0], f[0])...)
+		return b
+	},
 	DropECN: func(t *testing.T) *host {
 		b := receiver(t)
 		b.in.Receive([]Datagrams{{Buf: forge(t, gcm128, 1, inner(4)), TOS: packet.ECNCE}})

@@ -93,7 +93,7 @@ func TestFragmentsAndPorts(t *testing.T) {
 	}
 }
 
-// What is remembered is one packet's, for a minute, and as long as the policies are the same.
+// What is remembered is one packet's, for a minute; the policies are asked anew.
 func TestFirstFragmentsAreForgotten(t *testing.T) {
 	policies := []policy.Policy{
 		{ID: 1, Priority: 1, Action: policy.Bypass, Local: netA, Remote: selectors("10.2.0.0/16[udp/5001]")},
@@ -109,7 +109,8 @@ func TestFirstFragmentsAreForgotten(t *testing.T) {
 		{"of another packet", func(*host) {}, 10, 1},
 		{"after a while", func(a *host) { a.Tick(start.Add(fragmentPatience - time.Second)) }, 9, 2},
 		{"too late", func(a *host) { a.Tick(start.Add(fragmentPatience)) }, 9, 1},
-		{"after a change", func(a *host) { a.mustApply(t, policy.Tx{PutPolicies: policies}) }, 9, 1},
+		{"after a change that left the policy", func(a *host) { a.mustApply(t, policy.Tx{PutPolicies: policies}) }, 9, 2},
+		{"after the policy went", func(a *host) { a.mustApply(t, policy.Tx{DeletePolicies: []policy.PolicyID{1}}) }, 9, 1},
 	} {
 		a := newHost(nil)
 		a.mustApply(t, policy.Tx{PutPolicies: policies})

@@ -131,7 +131,7 @@ func New(c Config) *Plane {
 
 // Capabilities of the userspace plane.
 func (p *Plane) Capabilities() policy.Caps {
-	return policy.Caps{Name: "userspace", ESN: true, RawESP: true, Transport: true, MaxReplayWindow: MaxReplayWindow}
+	return policy.Caps{Name: "userspace", ESN: true, RawESP: true, Transport: true, LaterFragments: true, MaxReplayWindow: MaxReplayWindow}
 }
 
 var (
@@ -224,6 +224,9 @@ func (p *Plane) Tick(now time.Time) {
 		p.checkLifetime(&s.usage, &s.config, ns)
 		if s.authenticated.Load() != 0 {
 			p.tellUsed(s)
+		}
+		if s.stateful {
+			p.tickFragments(s, ns)
 		}
 	}
 	for _, e := range p.policies {

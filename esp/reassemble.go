@@ -23,14 +23,39 @@ const (
 type assembly struct {
 	key    fragmentKey
 	reqID  uint32
-	at     int64 // of its first fragment, unix nanoseconds
-	pieces int   // 0: the place is free
-	head   int   // octets of header; 0: the first fragment is missing
-	total  int   // octets of payload; 0: the last fragment is missing
-	units  int   // how many of them are there
-	there  [packet.MaxIPPacket/fragmentUnit/64 + 1]uint64
+	at     int64  // of its first fragment, unix nanoseconds
+	pieces int    // 0: the place is free
+	head   int    // octets of header; 0: the first fragment is missing
 	frame  []byte // virtio header, room for the header, payload; made when first needed
+	partMap
 }
+
+// partMap is what of a packet's payload is there.
+type partMap struct {
+	total int // octets; 0: the last fragment is missing
+	units int // how many of them are there
+	there [packet.MaxIPPacket/fragmentUnit/64 + 1]uint64
+}
+
+// add notes a fragment; false means that the packet is no good: it overlaps another one, or lies behind the last.
+func (m *partMap) add(p part) bool {
+	if m.total > 0 && (p.end() > m.total || !p.more) || !p.more && m.beyond(p.end()) {
+		return false
+	}
+	for u := p.offset / fragmentUnit; u*fragmentUnit < p.end(); u++ {
+		if m.there[u/64]&(1<<(u%64)) != 0 {
+			return false
+		}
+		m.there[u/64] |= 1 << (u % 64)
+		m.units++
+	}
+	if !p.more {
+		m.total = p.end()
+	}
+	return true
+}
+
+func (m *partMap) complete() bool { return m.total > 0 && m.units*fragmentUnit >= m.total }
 
 // reassemble takes the loaded fragment, and carries the packet it was the last of.
 func (o *Outbound) reassemble(sa *outSA) {
@@ -45,7 +70,7 @@ func (o *Outbound) reassemble(sa *outSA) {
 		a.pieces = 0
 		return
 	}
-	if a.head == 0 || a.total == 0 || a.units*fragmentUnit < a.total {
+	if a.head == 0 || !a.complete() {
 		return
 	}
 	a.pieces = 0
@@ -103,25 +128,11 @@ func (a *assembly) add(pkt []byte, version byte) bool {
 		}
 	}
 	payload := pkt[data:]
-	end := offset + len(payload)
-	switch {
-	case len(payload) == 0 || head > assemblyHead || head+end > packet.MaxIPPacket,
-		more && len(payload)%fragmentUnit != 0,
-		a.total > 0 && (end > a.total || !more),
-		!more && a.beyond(end):
+	p := part{offset, len(payload), more}
+	if !p.sound(head) || head > assemblyHead || !a.partMap.add(p) {
 		return false
 	}
-	for u := offset / fragmentUnit; u*fragmentUnit < end; u++ {
-		if a.there[u/64]&(1<<(u%64)) != 0 {
-			return false
-		}
-		a.there[u/64] |= 1 << (u % 64)
-		a.units++
-	}
 	copy(a.frame[packet.VirtioLen+assemblyHead+offset:], payload)
-	if !more {
-		a.total = end
-	}
 	if offset == 0 {
 		a.head = head
 		h := a.frame[packet.VirtioLen+assemblyHead-head:][:head]
@@ -136,10 +147,10 @@ func (a *assembly) add(pkt []byte, version byte) bool {
 }
 
 // beyond says whether something is there behind what is said to be the end.
-func (a *assembly) beyond(end int) bool {
+func (m *partMap) beyond(end int) bool {
 	last := (end + fragmentUnit - 1) / fragmentUnit
-	for w := range a.there {
-		there := a.there[w]
+	for w := range m.there {
+		there := m.there[w]
 		if there != 0 && w*64+bits.Len64(there) > last {
 			return true
 		}

@@ -51,6 +51,9 @@ type inSA struct {
 
 	mu     sync.Mutex // guards window
 	window window
+
+	stateful bool // checksFragments
+	checks   fragmentChecks
 }
 
 func newOutSA(sa policy.SA, tr transform) *outSA {
@@ -69,7 +72,7 @@ func newOutSA(sa policy.SA, tr transform) *outSA {
 }
 
 func newInSA(sa policy.SA, tr transform) *inSA {
-	s := &inSA{config: sa, tr: tr, window: newWindow(sa.ReplayWindow, sa.ESN)}
+	s := &inSA{config: sa, tr: tr, window: newWindow(sa.ReplayWindow, sa.ESN), stateful: checksFragments(&sa)}
 	path := sa.Path.Unmap()
 	s.path.Store(&path)
 	s.setOuterMTU(sa.TunnelMTU)

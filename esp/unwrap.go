@@ -41,6 +41,9 @@ func (in *Inbound) unwrap(sa *inSA, text []byte, run *Datagrams) int {
 		in.drop(sa, DropInner, 1)
 		return 0
 	}
+	if i.Fragment && sa.stateful {
+		return in.takeFragment(sa, pkt, outerTOS)
+	}
 	if !in.selected(sa) {
 		in.drop(sa, DropSelectors, 1)
 		return 0

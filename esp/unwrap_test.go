@@ -15,7 +15,7 @@ import (
 )
 
 // forge seals any text, trailer included, with the key of SA 0x1000.
-func forge(t *testing.T, l link, seq uint64, text []byte) []byte {
+func forge(t testing.TB, l link, seq uint64, text []byte) []byte {
 	t.Helper()
 	sa := l.outbound()
 	tr, err := newTransform(&sa)

@@ -177,7 +177,7 @@ func (g *Gateway) assemble() error {
 		Logs:    func(l slog.Level) bool { return g.log.Enabled(context.Background(), l) },
 		// Records are made in any case, so that a reload can begin to log keys; without a log they are dropped.
 		KeyLog:  true,
-		IKEPort: s.IKEPort, NATTPort: s.NATTPort, Limits: g.config.Limits, Protocols: protocols,
+		IKEPort: s.IKEPort, NATTPort: s.NATTPort, Limits: g.limits(), Protocols: protocols,
 	})
 	g.loop.engine, g.loop.plane, g.loop.transmit = g.engine, g.carrier, g.machine.listeners.send
 	g.loop.complete, g.loop.expired = g.machine.complete, g.expired

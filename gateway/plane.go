@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"coati/ike"
 	"coati/policy"
 	"coati/policy/config"
 	"coati/policy/legacy"
@@ -113,4 +114,14 @@ func inTunnelMode(tunnels []policy.PeerTunnel) []policy.PeerTunnel {
 		out[i].Children = slices.DeleteFunc(slices.Clone(out[i].Children), func(c policy.Child) bool { return c.Mode != policy.Tunnel })
 	}
 	return out
+}
+
+// limits of the engine with what its carrier cannot do.
+func (g *Gateway) limits() ike.Limits {
+	l := g.config.Limits
+	if l == (ike.Limits{}) {
+		l = ike.DefaultLimits()
+	}
+	l.NoLaterFragments = l.NoLaterFragments || !g.carrier.Capabilities().LaterFragments
+	return l
 }

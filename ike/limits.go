@@ -46,6 +46,9 @@ type Limits struct {
 	// InitialOnly refuses every CREATE_CHILD_SA of a peer with NO_ADDITIONAL_SAS, as a minimal implementation may
 	// (RFC 7296, section 4).
 	InitialOnly bool
+	// NoLaterFragments never agrees that fragments after the first travel on a child for certain ports (RFC 4301, section 7.3):
+	// the plane cannot check them.
+	NoLaterFragments bool
 	// TemporaryRetry is the pause after TEMPORARY_FAILURE (RFC 7296, section 2.25).
 	TemporaryRetry time.Duration
 }

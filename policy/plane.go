@@ -78,6 +78,8 @@ type Caps struct {
 	ESN       bool
 	Transport bool
 	RawESP    bool
+	// LaterFragments: stateful fragment checking (RFC 4301, section 7.3).
+	LaterFragments bool
 	// MaxReplayWindow in packets.
 	MaxReplayWindow uint32
 }

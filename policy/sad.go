@@ -102,6 +102,9 @@ type SA struct {
 	FragmentAfter bool
 	// MSS is what TCP's SYNs may say at the most, octets; 0: what fits, negative: anything.
 	MSS int
+	// LaterFragments: both ends agreed that fragments after the first travel on this SA though its selectors name ports
+	// (RFC 4301, section 7.3: NON_FIRST_FRAGMENTS_ALSO).
+	LaterFragments bool
 }
 
 // SAUpdate changes a living SA.

@@ -18,6 +18,11 @@ type Selector struct {
 // OPAQUE ports (RFC 4301, section 4.4.1.1): StartPort 65535, EndPort 0.
 func (s Selector) opaque() bool { return s.StartPort == 65535 && s.EndPort == 0 }
 
+// NamesPorts says whether it selects by ports or types: what shows none is not selected (RFC 4301, section 7).
+func (s Selector) NamesPorts() bool {
+	return s.Protocol != 0 && !s.opaque() && (s.StartPort != 0 || s.EndPort != 65535)
+}
+
 // PrefixSelector covers a prefix, any protocol and port.
 func PrefixSelector(p netip.Prefix) Selector {
 	p = p.Masked()

@@ -32,6 +32,7 @@ type child struct {
 	cfg            *policy.Child
 	mode           policy.Mode
 	natural        natural
+	laterFragments bool // agreed on: see fragments.go
 	noTFC          bool // the peer cannot take padding beyond a packet (section 1.3.1)
 	initiator      bool // we began the exchange that made it
 	in, outID      policy.SAID
@@ -146,6 +147,7 @@ func (s *sa) selectChild(m *message, sa *wire.SA, of *child, inAuth bool) (*chil
 	if c.mode == policy.Transport {
 		c.answer = append(c.answer, notify(wire.NotifyUseTransportMode, nil))
 	}
+	c.answer = append(c.answer, s.answerFragments(c, m)...)
 	return c, method, nil
 }
 
@@ -220,6 +222,7 @@ func (s *sa) takeAnswer(c *child, m *message, shared policy.Secret) error {
 		return err
 	}
 	c.noTFC = m.notify(wire.NotifyESPTFCPaddingNotSupported) != nil
+	c.laterFragments = s.asksFragments(c) && m.notify(wire.NotifyNonFirstFragmentsAlso) != nil
 	if len(local) == 0 || len(remote) == 0 || !policy.Subset(local, c.local) || !policy.Subset(remote, c.remote) {
 		return fmt.Errorf("the peer answered with selectors %v <-> %v that we did not offer", local, remote)
 	}
@@ -248,6 +251,7 @@ func (s *sa) deriveChild(c *child, shared policy.Secret) error {
 		ESN: c.proposal.First(policy.TransformESN).ID == policy.ESNYes, ReqID: c.cfg.ReqID, Lifetime: life, Added: s.now,
 		Label: s.tunnel.Name + "/" + c.name,
 		ICV96: c.cfg.ICV96 && integ.ID == policy.IntegSHA256, Header: c.cfg.Header, OriginalLocal: c.natural.local, OriginalRemote: c.natural.remote,
+		LaterFragments: c.laterFragments,
 	}
 	in, out := base, base
 	if !c.noTFC {

@@ -29,7 +29,7 @@ func (s *sa) ends(local, remote []policy.Selector) ([]policy.Selector, []policy.
 // offerMode narrows a child of ours to its mode, and returns what asks for it.
 func (s *sa) offerMode(c *child) ([]wire.Payload, error) {
 	if c.cfg.Mode != policy.Transport {
-		return nil, nil
+		return s.offerFragments(c), nil
 	}
 	local, remote := s.ends(c.local, c.remote)
 	if len(local) == 0 || len(remote) == 0 {

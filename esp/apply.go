@@ -194,6 +194,7 @@ func (p *Plane) addSAs(st staged) []*outSA {
 	var heirs []*outSA
 	for _, s := range st.out {
 		p.out[s.config.ID] = s
+		p.outSPI[s.config.SPI] = append(p.outSPI[s.config.SPI], s)
 		if s.config.Standby {
 			continue
 		}
@@ -267,6 +268,7 @@ func (p *Plane) deleteSAs(ids []policy.SAID) {
 			b.replace(nil, s)
 			p.dropBundle(s.config.ReqID, b)
 			delete(p.out, id)
+			p.forgetSPI(s)
 			s.config.EncryptionKey.Wipe()
 			s.config.IntegrityKey.Wipe()
 		}
@@ -278,6 +280,13 @@ func (p *Plane) deleteSAs(ids []policy.SAID) {
 			s.config.EncryptionKey.Wipe()
 			s.config.IntegrityKey.Wipe()
 		}
+	}
+}
+
+func (p *Plane) forgetSPI(s *outSA) {
+	spi := s.config.SPI
+	if p.outSPI[spi] = slices.DeleteFunc(p.outSPI[spi], func(o *outSA) bool { return o == s }); len(p.outSPI[spi]) == 0 {
+		delete(p.outSPI, spi)
 	}
 }
 

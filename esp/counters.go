@@ -30,6 +30,7 @@ const (
 	DropInner
 	DropSelectors
 	DropInnerFragment
+	DropICMPError
 	DropECN
 	DropDummy
 	DropWriteFailed
@@ -62,6 +63,7 @@ var reasons = [numReasons]struct{ name, xfrm, when string }{
 	DropInner:          {"bad inner packet", "XfrmInStateModeError", "what the SA carried is no packet of its mode (RFC 4303, section 2.6)"},
 	DropSelectors:      {"outside the selectors", "XfrmInStateMismatch", "the SA may not carry this packet (RFC 4301, section 5.2, step 4)"},
 	DropInnerFragment:  {"fragment without its first one", "XfrmInStateMismatch", "the SA is for certain ports, and the first fragment did not come by it or overlaps this one (RFC 4301, section 7.3; RFC 5722)"},
+	DropICMPError:      {"icmp error outside the selectors", "XfrmInStateMismatch", "neither its header nor the packet it quotes is the SA's, or icmp-errors refuses it (RFC 4301, section 6.2)"},
 	DropECN:            {"congestion mark on a packet that cannot carry it", "XfrmInStateModeError", "RFC 6040, section 4.2"},
 	DropDummy:          {"dummy", "XfrmInStateProtoError", "next header 59: traffic-flow confidentiality (RFC 4303, section 2.6)"},
 	DropWriteFailed:    {"write to the tun failed", "XfrmInError", "the kernel took no packet from us"},

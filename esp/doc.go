@@ -24,7 +24,7 @@
 // With processors to spare a socket has two goroutines, which take turns while datagrams wait in it (relay.go).
 //
 // Beside the stages: the plane and its transactions (plane.go apply.go), path MTU and ICMP answers (mtu.go pathmtu.go), fragments
-// and ports (fragment.go), what is
+// and ports (fragment.go fragment_inbound.go), ICMP errors inside a tunnel (icmp.go), packets that carry nothing (dummy.go), what is
 // told, counted and shown (events.go counters.go dump.go).
 //
 // # Who owns what

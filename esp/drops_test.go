@@ -145,6 +145,12 @@ var provoked = map[Reason]func(t *testing.T) *host{
 		packet.IPv4(p).FillChecksum()
 		return receiver(t, forge(t, gcm128, 1, trailer(p, 4)))
 	},
+	DropICMPError: func(t *testing.T) *host {
+		b := newHost(nil)
+		b.mustApply(t, policyTx(gcm128))
+		b.receive(sealed(t, complaint("172.16.0.1", "10.2.0.1", segment{}.frame(), 1000))...)
+		return b
+	},
 	DropInnerFragment: func(t *testing.T) *host {
 		_, in := byPort(true, nil)
 		b := newHost(nil)

@@ -157,10 +157,10 @@ func (in *Inbound) takeFragment(sa *inSA, pkt []byte, outerTOS byte) int {
 		in.drop(sa, DropECN, 1)
 		return 0
 	}
-	selected := in.selected(sa)
+	why, selected := in.permitted(sa, pkt)
 	v, free, dropped := sa.checks.check(key, p, selected, pkt, in.plane.clock.Load())
 	if p.offset == 0 && !selected {
-		in.drop(sa, DropSelectors, 1)
+		in.drop(sa, why, 1)
 		dropped--
 	}
 	if dropped > 0 {

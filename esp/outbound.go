@@ -100,6 +100,7 @@ func (o *Outbound) carry(frame []byte) {
 	}
 	e, sa := o.classify()
 	switch {
+	case e == nil && o.sendError():
 	case e == nil:
 		p.count.drops.add(DropNoPolicy, o.plan.count)
 	case e.config.Action == policy.Discard:

@@ -50,10 +50,11 @@ const (
 	TooBigKnown                          // the MTU is not smaller than the one we have
 	TooBigTentative                      // believed, and being probed
 	TooBigConfirmed                      // it is about the probe
+	TooBigIgnored                        // such errors are not to be acted upon
 )
 
 func (v TooBigVerdict) String() string {
-	return [...]string{"no such sa", "number not sent lately", "below the floor", "nothing new", "believed and being probed", "confirmed"}[v]
+	return [...]string{"no such sa", "number not sent lately", "below the floor", "nothing new", "believed and being probed", "confirmed", "ignored as configured"}[v]
 }
 
 // learned is the MTU of the way to one peer. Plane.mu guards it.
@@ -66,30 +67,57 @@ type learned struct {
 	probe     uint32      // its sequence number
 }
 
-// PathTooBig weighs an ICMP error, and lowers the MTU of the peer's SAs if it counts.
+// PathTooBig weighs an ICMP error, and lowers the MTU of the peer's SAs if it counts. Errors are weighed one after the other: an
+// answer to a probe finds that it was sent.
 func (p *Plane) PathTooBig(t TooBig) TooBigVerdict {
+	p.weighing.Lock()
+	defer p.weighing.Unlock()
+	verdict, probe := p.weigh(&t)
+	if probe == nil {
+		return verdict
+	}
+	seq, ok := p.dummy(probe.by, probe.size)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	sa := p.quoted(&t)
+	// Whether it left or not cannot be told apart from a lost answer.
+	probe.of.probe, probe.of.confirmed = uint32(seq), !ok
+	return verdict
+}
+
+// probe is a dummy packet that is to be sent: of so many octets, about what was learned.
+type probe struct {
+	by   *outSA
+	of   *learned
+	size int
+}
+
+// weigh is PathTooBig up to the probe, nil if none is needed.
+func (p *Plane) weigh(t *TooBig) (TooBigVerdict, *probe) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if v6 := t.Path.Remote.Addr().Unmap().Is6(); v6 && p.config.IgnoreTooBig || !v6 && p.config.IgnoreNeeded {
+		return TooBigIgnored, nil
+	}
+	sa := p.quoted(t)
 	if sa == nil {
-		return TooBigUnknown
+		return TooBigUnknown, nil
 	}
 	if uint32(sa.reserved.Load())-t.Sequence >= probeRun {
-		return TooBigStale
+		return TooBigStale, nil
 	}
 	remote := sa.path.Load().Remote.Addr()
 	if t.MTU < p.mtuFloor(remote) {
-		return TooBigFloor
+		return TooBigFloor, nil
 	}
 	l := p.learned[remote]
 	if l != nil && !l.confirmed && l.sa == sa.config.ID && l.probe == t.Sequence {
 		l.confirmed, l.at, l.mtu = true, p.clock.Load(), min(l.mtu, t.MTU)
 		p.setPathMTU(remote, l.mtu)
-		return TooBigConfirmed
+		return TooBigConfirmed, nil
 	}
 	former := int(sa.outer.Load())
 	if former > 0 && t.MTU >= former {
-		return TooBigKnown
+		return TooBigKnown, nil
 	}
 	next := &learned{mtu: t.MTU, former: former, at: p.clock.Load(), sa: sa.config.ID}
 	if l != nil {
@@ -97,16 +125,15 @@ func (p *Plane) PathTooBig(t TooBig) TooBigVerdict {
 	}
 	p.learned[remote] = next
 	p.setPathMTU(remote, t.MTU)
-	p.probe(sa, next, former)
-	return TooBigTentative
+	return TooBigTentative, probeFor(sa, next, former)
 }
 
-// quoted is the outbound SA of a packet.
+// quoted is the outbound SA of a packet. Two peers may have chosen one SPI.
 func (p *Plane) quoted(t *TooBig) *outSA {
 	path := t.Path.Unmap()
-	for _, s := range p.out {
+	for _, s := range p.outSPI[t.SPI] {
 		o := s.path.Load()
-		if s.config.SPI != t.SPI || o.Encap != path.Encap || o.Remote.Addr() != path.Remote.Addr() || o.Local.Addr() != path.Local.Addr() {
+		if o.Encap != path.Encap || o.Remote.Addr() != path.Remote.Addr() || o.Local.Addr() != path.Local.Addr() {
 			continue
 		}
 		if o.Encap != policy.EncapUDP || o.Remote.Port() == path.Remote.Port() && o.Local.Port() == path.Local.Port() {
@@ -127,8 +154,8 @@ func (p *Plane) mtuFloor(remote netip.Addr) int {
 	return floor
 }
 
-// probe sends a packet of the former size. If none can be larger than what is believed now, there is nothing to confirm.
-func (p *Plane) probe(sa *outSA, l *learned, former int) {
+// probeFor is a packet of the former size. If none can be larger than what is believed now, there is nothing to confirm.
+func probeFor(sa *outSA, l *learned, former int) *probe {
 	if former == 0 {
 		former = 1500 // an Ethernet is before most paths
 	}
@@ -136,11 +163,9 @@ func (p *Plane) probe(sa *outSA, l *learned, former int) {
 	fits := func(mtu int) int { return sa.tr.innerMTU(mtu, path.Remote.Addr().Is6(), path.Encap == policy.EncapUDP) }
 	if fits(former) <= fits(l.mtu) {
 		l.confirmed = true
-		return
+		return nil
 	}
-	seq, ok := p.dummy(sa, fits(former))
-	l.probe = uint32(seq)
-	l.confirmed = !ok // whether it left or not cannot be told apart from a lost answer
+	return &probe{sa, l, fits(former)}
 }
 
 // setPathMTU sets the MTU of all SAs with a peer.

@@ -74,6 +74,21 @@ func TestWhichErrorsAboutSizeCount(t *testing.T) {
 			t.Errorf("%s: the inner MTU went from %d to %d", c.name, before, a.innerMTU())
 		}
 	}
+	for _, c := range []struct {
+		l              link
+		needed, tooBig bool
+		want           TooBigVerdict
+	}{
+		{udp, true, false, TooBigIgnored},
+		{udp, false, true, TooBigTentative},
+		{link{enc: "aes128gcm16", v6: true}, true, false, TooBigTentative},
+		{link{enc: "aes128gcm16", v6: true}, false, true, TooBigIgnored},
+	} {
+		a := sending(t, c.l, 20, func(p *Config) { p.IgnoreNeeded, p.IgnoreTooBig = c.needed, c.tooBig })
+		if got := a.PathTooBig(told(c.l, 5, 1300)); got != c.want {
+			t.Errorf("IPv6 %t, ignoring %t and %t: %v, want %v", c.l.v6, c.needed, c.tooBig, got, c.want)
+		}
+	}
 	a := sending(t, udp, 20, func(c *Config) { c.MTUFloor = 1400 })
 	if got := a.PathTooBig(told(udp, 5, 1300)); got != TooBigFloor {
 		t.Errorf("with a floor of 1400: %v", got)
@@ -254,5 +269,64 @@ func TestMSSAsConfigured(t *testing.T) {
 				t.Errorf("%s, mtu %d, mss %d: %d, want %d", v, c.mtu, c.mss, got, c.want)
 			}
 		}
+	}
+}
+
+// Whom an error is about is looked up by its SPI, two peers may have chosen the same one, and what is gone is not found.
+func TestErrorsAboutSizeFindTheirSAByItsSPI(t *testing.T) {
+	a := newHost(nil)
+	var sas []policy.SA
+	for n := range 2 {
+		sa := gcm128.outbound()
+		sa.ID, sa.TunnelMTU, sa.Sequence = policy.SAID(1+n), 1500, 9
+		sa.Path.Remote = netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(2 + n)}), 4500)
+		sas = append(sas, sa)
+	}
+	a.mustApply(t, policy.Tx{AddSAs: sas})
+	about := func(n int) TooBig {
+		return TooBig{Path: sas[n].Path, SPI: sas[n].SPI, Sequence: 5, MTU: 1300 - n}
+	}
+	for n := range 2 {
+		if v := a.PathTooBig(about(n)); v != TooBigTentative || a.Plane.out[sas[n].ID].outer.Load() != int32(1300-n) {
+			t.Errorf("peer %d: %v", n, v)
+		}
+	}
+	a.mustApply(t, policy.Tx{DeleteSAs: []policy.SAID{1}})
+	if v := a.PathTooBig(about(0)); v != TooBigUnknown {
+		t.Errorf("of an SA that is gone: %v", v)
+	}
+	if v := a.PathTooBig(TooBig{Path: sas[1].Path, SPI: sas[1].SPI, Sequence: 5, MTU: 1000}); v != TooBigTentative {
+		t.Errorf("of the one that is left: %v", v)
+	}
+	a.mustApply(t, policy.Tx{DeleteSAs: []policy.SAID{2}})
+	if len(a.outSPI) != 0 {
+		t.Errorf("%d spis are remembered of no SA", len(a.outSPI))
+	}
+}
+
+// asking is an Egress that wants the plane's lock while it sends.
+type asking struct {
+	network
+	plane *Plane
+	sent  int
+}
+
+func (e *asking) SendESP(*policy.Path, byte, []byte, int) error {
+	e.sent++
+	_, err := e.plane.State(1)
+	return err
+}
+
+// A probe leaves after the plane's lock is free: a slow socket holds up no change.
+func TestAProbeHoldsNoLock(t *testing.T) {
+	e := &asking{}
+	e.plane = New(Config{Egress: e, Now: start})
+	sa := gcm128.outbound()
+	sa.TunnelMTU, sa.Sequence = 1500, 9
+	if err := e.plane.Apply(policy.Tx{AddSAs: []policy.SA{sa}}); err != nil {
+		t.Fatal(err)
+	}
+	if v := e.plane.PathTooBig(told(gcm128, 5, 1300)); v != TooBigTentative || e.sent != 1 {
+		t.Errorf("%v, %d probes", v, e.sent)
 	}
 }

@@ -73,6 +73,9 @@ type Config struct {
 	// DefaultMTUAging.
 	MTUFloor int
 	MTUAging time.Duration
+	// IgnoreNeeded and IgnoreTooBig: nothing is believed of IPv4's "fragmentation needed", of IPv6's "packet too big"
+	// (RFC 4301, section 6.1.1).
+	IgnoreNeeded, IgnoreTooBig bool
 	// Now is where the clock stands; Tick moves it. Zero: the time of day.
 	Now time.Time
 }
@@ -92,10 +95,13 @@ type Plane struct {
 	fragments  fragments
 	larval     larvae // has a lock of its own, because the data path comes there
 
+	weighing sync.Mutex // held while an ICMP error is weighed; taken before mu
+
 	mu       sync.Mutex // guards what follows, and all changes of the above
 	policies map[policy.PolicyID]*spdEntry
 	bundles  map[uint32]*bundle
 	out      map[policy.SAID]*outSA
+	outSPI   map[policy.SPI][]*outSA
 	in       map[policy.SAID]*inSA
 	learned  map[netip.Addr]*learned // path MTUs by peer
 
@@ -117,6 +123,7 @@ func New(c Config) *Plane {
 		policies: make(map[policy.PolicyID]*spdEntry),
 		bundles:  make(map[uint32]*bundle),
 		out:      make(map[policy.SAID]*outSA),
+		outSPI:   make(map[policy.SPI][]*outSA),
 		in:       make(map[policy.SAID]*inSA),
 		learned:  make(map[netip.Addr]*learned),
 		larval:   larvae{spis: make(map[policy.SPI]*larva)},
@@ -211,14 +218,24 @@ func (p *Plane) Waiting(id policy.PolicyID) (frames, octets int) {
 }
 
 // Tick moves the clock and performs what depends on it: lifetimes in time, events to be repeated, packets that waited
-// too long. Once a second is enough.
+// too long, dummies. Once a second is enough.
 func (p *Plane) Tick(now time.Time) {
 	ns := now.UnixNano()
 	p.clock.Store(ns)
+	for _, s := range p.tick(ns) {
+		p.sendPadded(s)
+	}
+}
+
+// tick is Tick up to the dummies, which the result is to send.
+func (p *Plane) tick(ns int64) (silent []*outSA) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, s := range p.out {
 		p.checkLifetime(&s.usage, &s.config, ns)
+		if s.config.DummyInterval > 0 && p.fellSilent(s, ns) {
+			silent = append(silent, s)
+		}
 	}
 	for _, s := range p.in {
 		p.checkLifetime(&s.usage, &s.config, ns)
@@ -234,6 +251,7 @@ func (p *Plane) Tick(now time.Time) {
 	}
 	p.tickLarvae(ns)
 	p.tickMTU(ns)
+	return silent
 }
 
 func (p *Plane) newTransform(sa *policy.SA) (transform, error) {

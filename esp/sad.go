@@ -34,6 +34,7 @@ type outSA struct {
 	limit    uint64        // the last there is
 	soft     uint64        // the one at which a successor should be asked for, whatever the lifetimes say
 	turn     turnstile
+	dummyAt  int64 // when the last periodic dummy left, unix nanoseconds; Plane.mu guards it
 }
 
 // inSA is an inbound SA.

@@ -288,37 +288,3 @@ func (o *Outbound) sendFailed(sa *outSA, err error, n int) {
 		}
 	}
 }
-
-// sendDummy sends a packet that carries nothing (RFC 4303, section 2.6), of any size.
-func (p *Plane) sendDummy(sa *outSA) { _, _ = p.dummy(sa, 32) }
-
-// dummy sends a packet that carries nothing in so many octets; ok says that it left.
-func (p *Plane) dummy(sa *outSA, size int) (seq uint64, ok bool) {
-	p.ownMu.Lock()
-	defer p.ownMu.Unlock()
-	o := p.own
-	o.Flush()
-	first, got := sa.reserve(1)
-	if got == 0 {
-		return 0, false
-	}
-	if sa.tr.randomIV() {
-		_, _ = rand.Read(o.ivs[:16])
-	}
-	clear(o.out[packet.ESPLen+sa.tr.ivLen:][:size])
-	o.encapsulate(sa, &o.jobs[0], o.out[:], size, packet.ProtoNoNext, first, 0)
-	sa.tr.key.Seal(o.jobs[:1])
-	sa.turn.wait(first - 1)
-	err := p.config.Egress.SendESP(sa.path.Load(), 0, o.out[:sa.tr.sealedLen(size)], sa.tr.sealedLen(size))
-	sa.turn.pass(first)
-	switch {
-	case errors.Is(err, ErrTooBig): // a probe that the first hop does not take
-		o.drop(sa, DropTooBig, 1)
-		return first, false
-	case err != nil:
-		o.drop(sa, DropSendFailed, 1)
-		return first, false
-	}
-	p.count.packetsOut.Add(1)
-	return first, true
-}

@@ -135,8 +135,8 @@ func (in *Inbound) restore(sa *inSA, text []byte, run *Datagrams) int {
 	if path.Encap == policy.EncapUDP {
 		fixChecksum(&sa.config, pkt, i)
 	}
-	if !in.selected(sa) {
-		in.drop(sa, DropSelectors, 1)
+	if why, ok := in.permitted(sa, pkt); !ok {
+		in.drop(sa, why, 1)
 		return 0
 	}
 	if i.Protocol == packet.ProtoTCP && i.HasPorts && packet.TCP(pkt[i.Transport:]).Flags()&packet.TCPSyn != 0 {

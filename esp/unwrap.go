@@ -44,8 +44,8 @@ func (in *Inbound) unwrap(sa *inSA, text []byte, run *Datagrams) int {
 	if i.Fragment && sa.stateful {
 		return in.takeFragment(sa, pkt, outerTOS)
 	}
-	if !in.selected(sa) {
-		in.drop(sa, DropSelectors, 1)
+	if why, ok := in.permitted(sa, pkt); !ok {
+		in.drop(sa, why, 1)
 		return 0
 	}
 	if !applyECN(pkt, i.TOS, outerTOS) {
@@ -89,12 +89,16 @@ func (in *Inbound) selected(sa *inSA) bool {
 	if in.lastSA == sa && in.lastKey == in.info.FlowKey && !sa.config.ByPolicy {
 		return true
 	}
-	flow := flowOf(&in.info)
-	if !policy.MatchFlow(sa.config.Local, sa.config.Remote, flow, false) || sa.config.ByPolicy && !in.admitted(sa, flow) {
+	if !in.mayCarry(sa, flowOf(&in.info)) {
 		return false
 	}
 	in.lastSA, in.lastKey = sa, in.info.FlowKey
 	return true
+}
+
+// mayCarry is selected for any flow.
+func (in *Inbound) mayCarry(sa *inSA, flow policy.Flow) bool {
+	return policy.MatchFlow(sa.config.Local, sa.config.Remote, flow, false) && (!sa.config.ByPolicy || in.admitted(sa, flow))
 }
 
 // admitted says whether the first inbound policy that selects the flow asks for this SA. What no policy selects may come in

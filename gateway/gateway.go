@@ -152,6 +152,8 @@ func (g *Gateway) assemble() error {
 	g.plane = esp.New(esp.Config{
 		Egress: g.machine.egress, Frames: g.machine.frames(), IKE: g.incoming(), USO: g.machine.device.USO(), NeighbourPolicies: !s.NDBypass,
 		MTUFloor: s.MTUFloor, MTUAging: s.MTUAging,
+		IgnoreNeeded:       s.ICMPAccept == config.ICMPAcceptTooBig || s.ICMPAccept == config.ICMPAcceptNone,
+		IgnoreTooBig:       s.ICMPAccept == config.ICMPAcceptNeeded || s.ICMPAccept == config.ICMPAcceptNone,
 		InsecureNullCipher: g.config.InsecureNullCipher,
 	})
 	g.carrier = g.plane

@@ -153,7 +153,7 @@ func lay(tunnels []policy.PeerTunnel, w world) layout {
 		for j := range t.Children {
 			c := &t.Children[j]
 			l.policies = append(l.policies, entries(t.Name, c)...)
-			if c.FragmentAfter || c.MSS != 0 {
+			if c.FragmentAfter || c.MSS != 0 || c.ICMPErrors != 0 || c.DummyInterval != 0 {
 				l.sizes[c.ReqID] = c
 			}
 			mtu := childMTU(t, c, w)

@@ -131,7 +131,7 @@ func (m *machine) complete(sas []policy.SA) {
 			sas[i].TunnelMTU = u.MTU
 		}
 		if c := m.layout.sizes[sas[i].ReqID]; c != nil {
-			sas[i].FragmentAfter, sas[i].MSS = c.FragmentAfter, c.MSS
+			sas[i].FragmentAfter, sas[i].MSS, sas[i].ICMPErrors, sas[i].DummyInterval = c.FragmentAfter, c.MSS, c.ICMPErrors, c.DummyInterval
 		}
 	}
 }

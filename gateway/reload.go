@@ -170,6 +170,6 @@ func running(old, next *config.Config) *config.Config {
 	g := &c.Gateway
 	g.TUN, g.Control, g.IKEPort, g.NATTPort = old.Gateway.TUN, old.Gateway.Control, old.Gateway.IKEPort, old.Gateway.NATTPort
 	g.Queues, g.NDBypass, g.OnExit, g.Guard, g.Plane = old.Gateway.Queues, old.Gateway.NDBypass, old.Gateway.OnExit, old.Gateway.Guard, old.Gateway.Plane
-	g.MTUFloor, g.MTUAging = old.Gateway.MTUFloor, old.Gateway.MTUAging
+	g.MTUFloor, g.MTUAging, g.ICMPAccept = old.Gateway.MTUFloor, old.Gateway.MTUAging, old.Gateway.ICMPAccept
 	return &c
 }

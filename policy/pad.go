@@ -112,11 +112,13 @@ type Child struct {
 	ReqID         uint32 // unique over all children of the configuration
 	Priority      int32
 	Level         Level
-	ICV96         bool         // HMAC-SHA2-256 cut to 96 bits, as in SA
-	Header        TunnelHeader // tunnel mode
-	TFC           int          // as in SA
-	FragmentAfter bool         // as in SA
-	MSS           int          // as in SA
+	ICV96         bool          // HMAC-SHA2-256 cut to 96 bits, as in SA
+	Header        TunnelHeader  // tunnel mode
+	TFC           int           // as in SA
+	FragmentAfter bool          // as in SA
+	MSS           int           // as in SA
+	ICMPErrors    ICMPErrors    // as in SA
+	DummyInterval time.Duration // as in SA
 	// OutPolicy and InPolicy are the children's entries in the SPD.
 	OutPolicy, InPolicy PolicyID
 }

@@ -105,7 +105,23 @@ type SA struct {
 	// LaterFragments: both ends agreed that fragments after the first travel on this SA though its selectors name ports
 	// (RFC 4301, section 7.3: NON_FIRST_FRAGMENTS_ALSO).
 	LaterFragments bool
+	// ICMPErrors is which ICMP errors may come by the SA.
+	ICMPErrors ICMPErrors
+	// DummyInterval is after how long without a packet a dummy leaves, outbound (RFC 4303, section 2.6); 0: never.
+	DummyInterval time.Duration
 }
+
+// ICMPErrors says by what an SA takes an ICMP error (RFC 4301, section 6.2).
+type ICMPErrors uint8
+
+const (
+	ICMPByEither ICMPErrors = iota // the selectors take its header, or else the answer to the packet it quotes
+	ICMPByHeader                   // the selectors take its header; what it quotes is not looked at
+	ICMPByQuote                    // they take the answer to the packet it quotes, whoever speaks
+	ICMPNone                       // none comes by the SA
+)
+
+func (i ICMPErrors) String() string { return [...]string{"either", "header", "quoted", "none"}[i&3] }
 
 // SAUpdate changes a living SA.
 type SAUpdate struct {

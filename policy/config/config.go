@@ -60,7 +60,8 @@ type Gateway struct {
 	OnExit             OnExit
 	MTUFloor           int           // least path MTU that an ICMP error may tell, octets
 	MTUAging           time.Duration // how long one is kept
-	Guard              bool          // clear packets that should have been protected are dropped
+	ICMPAccept         ICMPAccept
+	Guard              bool // clear packets that should have been protected are dropped
 	Plane              PlaneChoice
 	LogLevel           slog.Level
 }
@@ -130,6 +131,20 @@ const (
 var planeChoices = []string{"user", "xfrm", "auto"}
 
 func (p PlaneChoice) String() string { return planeChoices[p] }
+
+// ICMPAccept says which ICMP errors from the unprotected side are acted upon (RFC 4301, section 6.1.1).
+type ICMPAccept uint8
+
+const (
+	ICMPAcceptBoth   ICMPAccept = iota // the two that follow
+	ICMPAcceptNeeded                   // IPv4's "fragmentation needed": type 3, code 4
+	ICMPAcceptTooBig                   // IPv6's "packet too big": type 2
+	ICMPAcceptNone
+)
+
+var icmpAccepts = []string{"both", "fragmentation-needed", "packet-too-big", "none"}
+
+func (a ICMPAccept) String() string { return icmpAccepts[a] }
 
 // OnExit says what is left when the gateway ends.
 type OnExit uint8

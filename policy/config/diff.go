@@ -161,6 +161,7 @@ func diffGateway(old, new Gateway) (live, restart []Change) {
 			{"guard", strconv.FormatBool(g.Guard)},
 			{"mtu-floor", strconv.Itoa(g.MTUFloor)},
 			{"mtu-aging", sayDuration(g.MTUAging)},
+			{"icmp-accept", g.ICMPAccept.String()},
 		}
 		return live, restart
 	}
@@ -217,6 +218,8 @@ func childSettings(c *policy.Child) []said {
 		{"tfc", sayTFC(c.TFC)},
 		{"fragment", sayFragment(c.FragmentAfter)},
 		{"mss", sayMSS(c.MSS)},
+		{"icmp-errors", c.ICMPErrors.String()},
+		{"dummy-interval", sayDuration(c.DummyInterval)},
 	}
 }
 

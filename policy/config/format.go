@@ -115,6 +115,7 @@ func (w *writer) gateway(g Gateway) {
 	w.text("plane", g.Plane.String(), d.Plane.String())
 	w.number("mtu-floor", g.MTUFloor, d.MTUFloor)
 	w.text("mtu-aging", sayDuration(g.MTUAging), sayDuration(d.MTUAging))
+	w.text("icmp-accept", g.ICMPAccept.String(), d.ICMPAccept.String())
 	w.text("log-level", sayLevel(g.LogLevel), sayLevel(d.LogLevel))
 }
 
@@ -204,6 +205,8 @@ func (w *writer) child(tunnel string, c *policy.Child) {
 	} else {
 		w.text("mss", sayMSS(c.MSS), sayMSS(0))
 	}
+	w.text("icmp-errors", c.ICMPErrors.String(), policy.ICMPByEither.String())
+	w.text("dummy-interval", sayDuration(c.DummyInterval), sayDuration(0))
 }
 
 // flag writes a boolean that is false unless the file says otherwise.

@@ -77,6 +77,10 @@ var gatewayKeys = []key[Gateway]{
 		}
 		g.MTUAging = d
 	}},
+	{"icmp-accept", func(l *loader, g *Gateway, k setting) {
+		i, _ := k.choice(l, icmpAccepts...)
+		g.ICMPAccept = ICMPAccept(max(i, 0))
+	}},
 	{"log-level", func(l *loader, g *Gateway, k setting) {
 		if i, ok := k.choice(l, logLevels...); ok {
 			g.LogLevel = slog.LevelDebug + slog.Level(4*i)

@@ -141,6 +141,8 @@ var tunnelKeys = []key[draft]{
 	{"tfc", shortKey},
 	{"fragment", shortKey},
 	{"mss", shortKey},
+	{"icmp-errors", shortKey},
+	{"dummy-interval", shortKey},
 }
 
 // lossAction is one of the words for policy.LossAction; what start says is the default and has none.
@@ -243,6 +245,11 @@ var childKeys = []key[childDraft]{
 			c.child.MSS = -i
 		}
 	}},
+	{"icmp-errors", func(l *loader, c *childDraft, k setting) {
+		i, _ := k.choice(l, policy.ICMPByEither.String(), policy.ICMPByHeader.String(), policy.ICMPByQuote.String(), policy.ICMPNone.String())
+		c.child.ICMPErrors = policy.ICMPErrors(max(i, 0))
+	}},
+	{"dummy-interval", func(l *loader, c *childDraft, k setting) { c.child.DummyInterval, _ = k.duration(l) }},
 }
 
 // childLifetime is the soft and hard limits a lifetime in time, packets and octets stands for; 0: no limit.

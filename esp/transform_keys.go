@@ -79,6 +79,8 @@ func newCipher(e *policy.Algorithm, key []byte) (batch.Cipher, error) {
 		return batch.InsecureBlowfish(key)
 	case policy.ENCRInsecureCAST:
 		return batch.InsecureCAST(key)
+	case policy.ENCRInsecureCamellia:
+		return batch.InsecureCamellia(key)
 	}
 	return batch.Cipher{}, fmt.Errorf("esp cannot encrypt with %s", e.Keyword)
 }

@@ -166,7 +166,7 @@ func TestInsecureAlgorithmsMustBeNamed(t *testing.T) {
 			got = append(got, a.Keyword)
 		}
 	}
-	want := []string{"3des", "blowfish128", "blowfish192", "blowfish256", "blowfish320", "blowfish384", "blowfish448", "cast128", "des", "md5"}
+	want := []string{"3des", "blowfish128", "blowfish192", "blowfish256", "blowfish320", "blowfish384", "blowfish448", "cast128", "des", "camellia256", "camellia128", "camellia192", "md5"}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("insecure (-want +got):\n%s", d)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -294,4 +295,50 @@ func TestTransportModeMTU(t *testing.T) {
 			}
 		}
 	}
+}
+
+// RFC 3948, section 5.2: of two hosts behind one NAT the second gets no SA for traffic of the first, so that nothing is sent to the
+// wrong one; and it gets one as soon as the first has gone, for other ports, in tunnel mode, and if it is the first itself.
+func TestTwoHostsBehindOneNATInTransportMode(t *testing.T) {
+	client := func(n uint64, port uint16, inside string, ports string) policy.SA {
+		sa := link{enc: "aes128gcm16", transport: true, id: n}.outbound()
+		sa.Path.Remote = netip.AddrPortFrom(netip.MustParseAddr("203.0.113.9"), port)
+		sa.Local, sa.Remote = selectors("10.1.0.1"+ports), selectors("203.0.113.9")
+		sa.OriginalRemote, sa.OriginalLocal = netip.MustParseAddr(inside), netip.MustParseAddr("10.1.0.1")
+		return sa
+	}
+	first := client(0, 61000, "192.168.1.2", "")
+	for _, c := range []struct {
+		name    string
+		second  policy.SA
+		change  func(tx *policy.Tx)
+		refused bool
+	}{
+		{"another host", client(1, 62000, "192.168.1.3", ""), nil, true},
+		{"another host, of whose traffic the first has more", client(1, 62000, "192.168.1.3", "[udp/1701]"), nil, true},
+		{"its own rekey", client(1, 61000, "192.168.1.2", ""), nil, false},
+		{"the same host by another port", client(1, 62000, "192.168.1.2", ""), nil, false},
+		{"another host in place of the first", client(1, 62000, "192.168.1.3", ""), func(tx *policy.Tx) { tx.DeleteSAs = []policy.SAID{first.ID} }, false},
+		{"another host behind another NAT", client(1, 62000, "192.168.1.3", ""), func(tx *policy.Tx) {
+			tx.AddSAs[0].Path.Remote = netip.MustParseAddrPort("203.0.113.10:62000")
+		}, false},
+		{"another host in tunnel mode", client(1, 62000, "192.168.1.3", ""), func(tx *policy.Tx) { tx.AddSAs[0].Mode = policy.Tunnel }, false},
+	} {
+		a := newHost(nil)
+		a.mustApply(t, policy.Tx{AddSAs: []policy.SA{first}})
+		tx := policy.Tx{AddSAs: []policy.SA{c.second}}
+		if c.change != nil {
+			c.change(&tx)
+		}
+		err := a.Apply(tx)
+		if (err != nil) != c.refused || err != nil && (!strings.Contains(err.Error(), "192.168.1.2") || !strings.Contains(err.Error(), "tunnel mode")) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if _, there := a.Plane.out[c.second.ID]; there == c.refused {
+			t.Errorf("%s: the SA is there: %t", c.name, there)
+		}
+	}
+	// What selects other ports is told apart by them.
+	a := newHost(nil)
+	a.mustApply(t, policy.Tx{AddSAs: []policy.SA{client(0, 61000, "192.168.1.2", "[udp/1701]"), client(1, 62000, "192.168.1.3", "[udp/1702]")}})
 }

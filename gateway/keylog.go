@@ -66,6 +66,8 @@ var (
 		{policy.TransformENCR, policy.ENCRInsecureDES}:      "DES-CBC [RFC2405]",
 		{policy.TransformENCR, policy.ENCRInsecureBlowfish}: "BLOWFISH-CBC [RFC2451]",
 		{policy.TransformENCR, policy.ENCRInsecureCAST}:     "CAST5-CBC [RFC2144]",
+		// Wireshark does not have it.
+		{policy.TransformENCR, policy.ENCRInsecureCamellia}: "CAMELLIA-CBC [RFC4312]",
 
 		{policy.TransformINTEG, policy.IntegInsecureMD5}: "HMAC-MD5-96 [RFC2403]",
 		// Wireshark has neither: it takes the length.

@@ -39,6 +39,7 @@ const (
 	ENCRInsecure3DES     uint16 = 3
 	ENCRInsecureCAST     uint16 = 6
 	ENCRInsecureBlowfish uint16 = 7
+	ENCRInsecureCamellia uint16 = 23
 
 	ENCRNull        uint16 = 11
 	ENCRAESCBC      uint16 = 12
@@ -163,6 +164,9 @@ var Algorithms = []Algorithm{
 	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 448, Keyword: "blowfish448", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 56, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureCAST, KeyBits: 128, Keyword: "cast128", Name: "ENCR_CAST", XFRM: "cbc(cast5)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureDES, Keyword: "des", Name: "ENCR_DES", XFRM: "cbc(des)", KeyLen: 8, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 256, Keyword: "camellia256", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 32, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 128, Keyword: "camellia128", Aliases: []string{"camellia"}, Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 16, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 192, Keyword: "camellia192", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 24, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
 
 	{Type: TransformPRF, ID: PRFHMACSHA256, Keyword: "prfsha256", Name: "PRF_HMAC_SHA2_256", KeyLen: 32, Use: UseIKE, Status: "MUST"},
 	{Type: TransformPRF, ID: PRFHMACSHA384, Keyword: "prfsha384", Name: "PRF_HMAC_SHA2_384", KeyLen: 48, Use: UseIKE, Status: "SHOULD"},

@@ -33,6 +33,7 @@ var encryptions = []algorithm{
 	{[]string{"des-cbc"}, []string{"des"}},
 	{[]string{"blowfish-cbc"}, []string{"blowfish128", "blowfish192", "blowfish256", "blowfish320", "blowfish384", "blowfish448"}},
 	{[]string{"cast128-cbc"}, []string{"cast128"}},
+	{[]string{"camellia-cbc"}, []string{"camellia128", "camellia192", "camellia256"}},
 }
 
 var integrities = []algorithm{
@@ -52,7 +53,7 @@ const hmacSHA256Cut = "hmac-sha256-96"
 // refusedAlgorithms are setkey's names for what is not carried, and why.
 var refusedAlgorithms = map[string]string{
 	"simple": "is obsolete: write null", "des-deriv": "is obsolete", "des-32iv": "is obsolete", "3des-deriv": "is obsolete",
-	"twofish-cbc": "is not carried: no RFC says how", "camellia-cbc": "is not carried", "rc5-cbc": "is not carried", "keyed-md5": "is no MAC for esp: use hmac-sha256",
+	"twofish-cbc": "is not carried: no RFC says how", "rc5-cbc": "is not carried", "keyed-md5": "is no MAC for esp: use hmac-sha256",
 	"keyed-sha1": "is no MAC for esp: use hmac-sha256", "hmac-ripemd160": "is not carried", "tcp-md5": "is for tcp, which is not carried",
 }
 

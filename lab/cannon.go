@@ -153,6 +153,16 @@ func Mutated(rng *rand.Rand, recorded []Datagram, n int) []Datagram {
 // Fire sends datagrams from the host as if they came from the address, which may be another's.
 func (h *Host) Fire(t testing.TB, from, to netip.Addr, datagrams []Datagram) {
 	t.Helper()
+	packets := make([][]byte, len(datagrams))
+	for i, d := range datagrams {
+		packets[i] = d.packet(from, to)
+	}
+	h.FirePackets(t, to, packets)
+}
+
+// FirePackets sends whole IP packets from the host.
+func (h *Host) FirePackets(t testing.TB, to netip.Addr, packets [][]byte) {
+	t.Helper()
 	family := unix.AF_INET
 	var target unix.Sockaddr
 	if to.Is6() {
@@ -166,8 +176,8 @@ func (h *Host) Fire(t testing.TB, from, to netip.Addr, datagrams []Datagram) {
 			return err
 		}
 		defer unix.Close(fd)
-		for _, d := range datagrams {
-			if err := unix.Sendto(fd, d.packet(from, to), 0, target); err != nil {
+		for _, p := range packets {
+			if err := unix.Sendto(fd, p, 0, target); err != nil {
 				return err
 			}
 		}

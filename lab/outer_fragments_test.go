@@ -103,6 +103,7 @@ func TestOuterFragments(t *testing.T) {
 			stranger := netip.MustParseAddr("10.9.0.66")
 			b.AddAddress(t, "eth0", netip.PrefixFrom(stranger, 24))
 			stream := StartStream(t, a, a.LAN4, b, b.LAN4, 500, 400)
+			most := 0
 			for n := range 40 {
 				from := stranger
 				if n%2 == 0 {
@@ -117,9 +118,10 @@ func TestOuterFragments(t *testing.T) {
 				mark := stream.Received()
 				WaitFor(t, 10*time.Second, "the stream to go on", func() bool { return stream.Received() > mark })
 				// One packet more may be taken in by each processor that looks at the limit.
-				if m := a.fragmentMemory(t); m > limit+64<<10 {
-					t.Errorf("%d octets of fragments are kept", m)
-				}
+				most = max(most, a.fragmentMemory(t))
+			}
+			if most < limit/2 || most > limit+64<<10 {
+				t.Errorf("%d octets of fragments were kept, of %d that may be", most, limit)
 			}
 			stream.Stop().Undisturbed(t)
 			WaitFor(t, 20*time.Second, "packets in fragments to be opened again", func() bool {

@@ -378,8 +378,11 @@ func TestPingNeedsNoOptions(t *testing.T) {
 	StartCoati(t, pair.A, tunnel)
 	StartCoati(t, pair.B, back)
 	for _, target := range []netip.Addr{pair.B.LAN4, pair.B.LAN6} {
-		if output, err := pair.A.Run("ping", "-n", "-c", "3", "-i", "0.2", "-W", "2", target.String()); err != nil || !strings.Contains(output, " 0% packet loss") {
-			t.Errorf("ping %s: %v\n%s", target, err, output)
+		for range 3 {
+			// One by one: ping waits two round trips for the last of several answers, and a busy machine needs longer.
+			if output, err := pair.A.Run("ping", "-n", "-c", "1", "-W", "10", target.String()); err != nil {
+				t.Errorf("ping %s: %v\n%s", target, err, output)
+			}
 		}
 	}
 }

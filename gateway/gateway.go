@@ -44,6 +44,7 @@ import (
 	"coati/esp/batch"
 	"coati/gateway/control"
 	"coati/ike"
+	v1 "coati/ike/v1"
 	v2 "coati/ike/v2"
 	"coati/policy"
 	"coati/policy/config"
@@ -170,7 +171,7 @@ func (g *Gateway) assemble() error {
 	}
 	protocols := g.config.Protocols
 	if protocols == nil {
-		protocols = []ike.Protocol{v2.New()}
+		protocols = []ike.Protocol{v2.New(), v1.New()}
 	}
 	g.engine = ike.NewEngine(ike.Config{
 		Rand: rand.Reader, AllocSPI: g.carrier.AllocSPI, FreeSPI: g.carrier.FreeSPI,

@@ -20,6 +20,7 @@ import (
 // The tables' file names are Wireshark's.
 const (
 	ikeTable = "ikev2_decryption_table"
+	v1Table  = "ikev1_decryption_table"
 	espTable = "esp_sa"
 )
 
@@ -83,8 +84,8 @@ var (
 
 // keyLog appends to the tables. It belongs to the engine's goroutine.
 type keyLog struct {
-	folder   string
-	ike, esp *os.File
+	folder       string
+	ike, v1, esp *os.File // v1 is nil until the first key of IKEv1
 }
 
 // openKeyLog makes the folder (0700) and the files (0600). A folder that others may read is refused.
@@ -125,16 +126,34 @@ func (k *keyLog) close() error {
 	if k == nil {
 		return nil
 	}
-	return errors.Join(k.ike.Close(), k.esp.Close())
+	var v1 error
+	if k.v1 != nil {
+		v1 = k.v1.Close()
+	}
+	return errors.Join(k.ike.Close(), v1, k.esp.Close())
 }
 
 // writeIKE logs the keys of an IKE SA. Each line is one write, so that a reader never sees half of one.
 func (k *keyLog) writeIKE(r ike.KeyRecord) error {
+	if r.Version == 1 {
+		return k.writeV1(r)
+	}
 	line := ikeLine(r)
 	if line == "" {
 		return nil
 	}
 	_, err := k.ike.WriteString(line)
+	return err
+}
+
+// writeV1 logs the key of an ISAKMP SA of IKEv1: both directions have one, found by the initiator's cookie.
+func (k *keyLog) writeV1(r ike.KeyRecord) (err error) {
+	if k.v1 == nil {
+		if k.v1, err = openTable(k.folder, v1Table); err != nil {
+			return err
+		}
+	}
+	_, err = fmt.Fprintf(k.v1, "%016x,%s\n", r.InitiatorSPI, uatHex(r.SKei))
 	return err
 }
 

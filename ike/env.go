@@ -139,6 +139,7 @@ const (
 	SignalChildDown
 	SignalSuccessor
 	SignalClosed
+	SignalMoved  // the SAs now belong to the machine Successor, which the engine has
 	SignalReauth // it is to be replaced by a new initial exchange; the SA stays until then
 )
 

@@ -15,6 +15,16 @@ import (
 func (e *Engine) signal(now time.Time, en *entry, m mark, s Signal, out *Out) error {
 	t := e.tunnels[en.tunnel]
 	switch s.Kind {
+	case SignalMoved:
+		to := e.entries[s.Successor.LocalSPI()]
+		if to == nil {
+			return nil
+		}
+		for _, id := range s.SAs {
+			e.saOwner[id] = to
+		}
+		e.schedule(&to.slot, to.sa.Deadline())
+		return nil
 	case SignalSuccessor:
 		next := e.add(s.Successor, now)
 		next.born, next.up, next.orphan = en.born, en.up, en.orphan

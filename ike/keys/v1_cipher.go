@@ -51,12 +51,12 @@ func NewV1Cipher(prf PRF, encr policy.Transform, key policy.Secret) (*V1Cipher, 
 
 // FirstIV is the IV of phase 1's first encrypted message: of hash(g^xi | g^xr) as many octets as a block has.
 func (c *V1Cipher) FirstIV(publicI, publicR []byte) []byte {
-	return c.prf.digest(publicI, publicR)[:c.block.BlockSize()]
+	return c.prf.Digest(publicI, publicR)[:c.block.BlockSize()]
 }
 
 // PhaseTwoIV is the IV of the first message of a later exchange: hash(last block of phase 1 | M-ID).
 func (c *V1Cipher) PhaseTwoIV(last []byte, id uint32) []byte {
-	return c.prf.digest(last, binary.BigEndian.AppendUint32(nil, id))[:c.block.BlockSize()]
+	return c.prf.Digest(last, binary.BigEndian.AppendUint32(nil, id))[:c.block.BlockSize()]
 }
 
 // Seal pads with zeros and encrypts. The next message's IV is the result's last block.

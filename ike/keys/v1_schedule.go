@@ -44,8 +44,8 @@ func NewV1PRF(hash policy.Transform) (PRF, error) {
 	return PRF{}, fmt.Errorf("no hash %s for IKEv1 here", hash)
 }
 
-// digest is the hash below the HMAC, of parts[0] | parts[1] | ...
-func (p PRF) digest(parts ...[]byte) []byte {
+// Digest is the hash below the HMAC, of parts[0] | parts[1] | ...
+func (p PRF) Digest(parts ...[]byte) []byte {
 	h := p.hash()
 	for _, b := range parts {
 		h.Write(b)

@@ -23,6 +23,9 @@ func (w *World) Check() []error {
 		for what := range h.V2.Strayed {
 			faults = append(faults, fmt.Errorf("%s: a transition the table does not allow: %s", h.Name, what))
 		}
+		for what := range h.V1.Strayed {
+			faults = append(faults, fmt.Errorf("%s: a step of IKEv1 the table does not allow: %s", h.Name, what))
+		}
 		for _, sa := range h.Plane.SAs {
 			if sa.Direction != policy.Inbound {
 				continue

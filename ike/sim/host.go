@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"coati/ike"
+	"coati/ike/v1"
 	"coati/ike/v2"
 	"coati/policy"
 )
@@ -21,6 +22,7 @@ type Host struct {
 	Addr   netip.Addr
 	Engine *ike.Engine
 	V2     *v2.Protocol
+	V1     *v1.Protocol
 	Plane  *Plane
 	Limits ike.Limits
 	// Replies to commands, by number.
@@ -106,7 +108,7 @@ func (h *Host) boot() {
 	h.alive = true
 	h.life++
 	h.Plane = newPlane(h)
-	h.V2 = v2.New()
+	h.V2, h.V1 = v2.New(), v1.New()
 	h.rows = [3]string{}
 	h.wakeAt, h.busy = time.Time{}, time.Time{}
 	if h.world.OnBoot != nil {
@@ -119,7 +121,7 @@ func (h *Host) boot() {
 	h.Engine = ike.NewEngine(ike.Config{
 		Rand: source{h.world}, AllocSPI: h.Plane.AllocSPI, FreeSPI: h.Plane.FreeSPI, SAState: h.Plane.State,
 		NewSAID: func() policy.SAID { h.said++; return policy.SAID(h.said) },
-		Limits:  h.Limits, Protocols: []ike.Protocol{h.V2},
+		Limits:  h.Limits, Protocols: []ike.Protocol{h.V2, h.V1},
 	})
 }
 

@@ -1,0 +1,106 @@
+package v1
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"coati/ike/wire"
+)
+
+// step is how far one exchange has come.
+type step uint8
+
+const (
+	stepStart         step = iota // nothing was sent
+	stepSASent                    // main mode, initiator: message 1 is out
+	stepSAAnswered                // responder: message 2 is out
+	stepOffer                     // initiator: our public value is being computed
+	stepKESent                    // initiator: message 3 is out
+	stepKeys                      // the shared secret is being computed
+	stepKEAnswered                // responder: message 4 is out
+	stepAuthSent                  // initiator: message 5 is out
+	stepQuickSent                 // quick mode: our message 1 is out
+	stepQuickKeys                 // a public value or a shared secret is being computed
+	stepQuickAnswered             // our message 2 is out
+	stepDone
+)
+
+func (s step) String() string {
+	return [...]string{"start", "sa-sent", "sa-answered", "offer", "ke-sent", "keys", "ke-answered", "auth-sent", "quick-sent", "quick-keys", "quick-answered", "done"}[s]
+}
+
+// row is one transition: a message the RFC draws, when it may come, and what it does.
+type row struct {
+	name     string
+	section  string // of RFC 2409
+	exchange wire.ExchangeType
+	from     step
+	sealed   bool // encrypted, and authenticated before it gets here
+	required []wire.PayloadType
+	action   func(*sa, *exchange, *message)
+	to       []step
+}
+
+var table []row
+
+// The rows name methods that dispatch, so the table cannot be a composite literal of a package variable.
+func init() {
+	p := func(t ...wire.PayloadType) []wire.PayloadType { return t }
+	const (
+		pSA, pKE, pID, pHash, pNonce = wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1ID, wire.PayloadV1Hash, wire.PayloadV1Nonce
+		main, quick                  = wire.ExchangeV1Main, wire.ExchangeV1Quick
+	)
+	table = []row{
+		{"peer proposes", "5.4", main, stepStart, false, p(pSA), (*sa).proposed, []step{stepSAAnswered, stepStart}},
+		{"peer chooses", "5.4", main, stepSASent, false, p(pSA), (*sa).chosen, []step{stepOffer, stepSASent}},
+		{"peer sends its public value", "5.4", main, stepSAAnswered, false, p(pKE, pNonce), (*sa).publicCame, []step{stepKeys, stepSAAnswered}},
+		{"peer answers with its public value", "5.4", main, stepKESent, false, p(pKE, pNonce), (*sa).publicAnswered, []step{stepKeys, stepKESent}},
+		{"initiator proves who it is", "5.4", main, stepKEAnswered, true, p(pID, pHash), (*sa).initiatorProved, []step{stepDone, stepKEAnswered}},
+		{"responder proves who it is", "5.4", main, stepAuthSent, true, p(pID, pHash), (*sa).responderProved, []step{stepDone, stepAuthSent}},
+
+		{"peer opens a pair", "5.5", quick, stepStart, true, p(pHash, pSA, pNonce), (*sa).pairRequested, []step{stepQuickKeys, stepQuickAnswered, stepDone}},
+		{"peer answers for our pair", "5.5", quick, stepQuickSent, true, p(pHash, pSA, pNonce), (*sa).pairAnswered, []step{stepQuickKeys, stepDone}},
+		{"peer confirms its pair", "5.5", quick, stepQuickAnswered, true, p(pHash), (*sa).pairConfirmed, []step{stepDone}},
+	}
+}
+
+// dispatch takes the first row that fits; false if there is none.
+func (s *sa) dispatch(x *exchange, m *message, sealed bool) bool {
+	for i := range table {
+		r := &table[i]
+		if r.exchange != m.Exchange || r.from != x.step || r.sealed != sealed || slices.ContainsFunc(r.required, func(t wire.PayloadType) bool { return !m.has(t) }) || m.twice() {
+			continue
+		}
+		s.proto.Taken[r.name]++
+		if s.proto.Observe != nil {
+			s.proto.Observe(r.name)
+		}
+		r.action(s, x, m)
+		if s.state < stateDraining && !slices.Contains(r.to, x.step) {
+			s.proto.Strayed[r.name+" -> "+x.step.String()]++
+		}
+		return true
+	}
+	return false
+}
+
+// Picture draws the table, one line per row.
+func Picture() string {
+	var b strings.Builder
+	for _, r := range table {
+		hdr := "HDR"
+		if r.sealed {
+			hdr = "HDR*"
+		}
+		var need, to []string
+		for _, t := range r.required {
+			need = append(need, t.String())
+		}
+		for _, t := range r.to {
+			to = append(to, t.String())
+		}
+		fmt.Fprintf(&b, "%-14s %-10s %s, %s -> %s  %q (RFC 2409, section %s)\n", r.from, r.exchange, hdr, strings.Join(need, ", "), strings.Join(to, " | "), r.name, r.section)
+	}
+	return b.String()
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -14,7 +15,7 @@ import (
 // A Verdict is what tshark saw in a capture with the keys it was given.
 type Verdict struct {
 	IKE, ESP int      // messages and packets in the capture
-	Sealed   int      // of the IKE messages: those with an SK or SKF payload
+	Sealed   int      // of the IKE messages: those with an SK or SKF payload; of IKEv1, those that are encrypted
 	Opened   int      // of Sealed and ESP: those decrypted and authenticated
 	Clear    []string // frames that are neither IKE nor ESP
 	Faults   []string // one line for every frame that did not open
@@ -36,7 +37,7 @@ var tables = []string{"ikev2_decryption_table", "ikev1_decryption_table", "esp_s
 var judgeFields = []string{
 	"frame.number", "_ws.col.Protocol", "isakmp.typepayload", "isakmp.enc.decrypted",
 	"isakmp.ikev2.integrity_checksum", "_ws.malformed", "esp.spi", "esp.icv_good",
-	"esp.decrypted_data", "udp.dstport", "isakmp.ispi", "udp.payload",
+	"esp.decrypted_data", "udp.dstport", "isakmp.ispi", "udp.payload", "isakmp.version", "isakmp.flag_e",
 }
 
 // Judge opens every IKE message and ESP packet of a capture with the key tables in keys, a folder
@@ -108,17 +109,21 @@ func (v *Verdict) frame(columns []string, rules judgeRules) {
 		v.IKE++
 		payloads := strings.Split(field("isakmp.typepayload"), ",")
 		sealed := payloads[0] == "46" || payloads[0] == "53" // SK, SKF
-		if sealed {
+		// What IKEv1 encrypts has a HASH, and tshark shows payloads only once they are decrypted.
+		sealedV1 := field("isakmp.version") == "0x10" && field("isakmp.flag_e") == "1"
+		if sealed || sealedV1 {
 			v.Sealed++
 		}
 		switch {
+		case sealedV1 && !slices.Contains(payloads, "8"):
+			v.Faults = append(v.Faults, fmt.Sprintf("frame %s: IKEv1: no key", number))
 		case sealed && field("isakmp.enc.decrypted") == "":
 			v.Faults = append(v.Faults, fmt.Sprintf("frame %s: IKE: no key", number))
 		case field("isakmp.ikev2.integrity_checksum") != "":
 			v.Faults = append(v.Faults, fmt.Sprintf("frame %s: IKE: not authentic", number))
 		case field("_ws.malformed") != "":
 			v.Faults = append(v.Faults, fmt.Sprintf("frame %s: IKE: malformed", number))
-		case sealed:
+		case sealed || sealedV1:
 			v.Opened++
 		}
 	case field("udp.dstport") == fmt.Sprint(markerPort), protocol == "ARP", protocol == "ICMPv6":

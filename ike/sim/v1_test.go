@@ -1,6 +1,11 @@
 package sim
 
 import (
+	"flag"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -202,4 +207,136 @@ func TestV1ANATIsFound(t *testing.T) {
 		}
 	}
 	noFaults(t, w)
+}
+
+var v1Seeds = flag.Uint64("sim.v1seeds", 12, "seeds for each scenario of IKEv1")
+
+// v1Scenarios are those of IKEv2 that make sense for IKEv1.
+func v1Scenarios() []Scenario {
+	var out []Scenario
+	for _, s := range Scenarios() {
+		switch s.Name {
+		case "loss", "crossing", "retransmission", "lifetimes", "attacker", "partition":
+		default:
+			continue
+		}
+		inner := s.Tunnel
+		s.Tunnel = func(t *policy.PeerTunnel, second bool) {
+			v1Of()(t)
+			if !s.Lossless {
+				// Nobody answers a Delete: a pair whose Deletes are all lost lives until its hard lifetime.
+				t.Children[0].Lifetime = policy.Lifetime{SoftTime: 40 * time.Second, HardTime: 50 * time.Second}
+			}
+			if inner != nil {
+				inner(t, second)
+			}
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// v1Leaves says whether a fault is one that IKEv1 cannot avoid on a network that loses its messages: nobody answers a Delete, so what all
+// of its repetitions were lost of stays at one end until its hard lifetime. There must still be an IKE SA and a child, and packets
+// must arrive.
+func v1Leaves(s Scenario, err error) bool {
+	if s.Network.Loss+s.Network.LossIKE == 0 && s.Name != "partition" {
+		return false
+	}
+	return strings.HasSuffix(err.Error(), "is unknown to its peer") || moreThanOne.MatchString(err.Error())
+}
+
+var moreThanOne = regexp.MustCompile(`has [1-9]\d* IKE SAs with [1-9]\d* children$`)
+
+func TestV1Scenarios(t *testing.T) {
+	t.Parallel()
+	for _, s := range v1Scenarios() {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range *v1Seeds {
+				for _, err := range s.Run(seed).Faults {
+					if v1Leaves(s, err) {
+						continue
+					}
+					t.Errorf("seed %d: %v", seed, err)
+				}
+			}
+		})
+	}
+}
+
+func TestV1ForgeriesChangeNothing(t *testing.T) {
+	t.Parallel()
+	w, a, b := pair(t, 13, v1Of(), v1Of())
+	var wire []Datagram
+	w.Net.Tap = func(d Datagram) bool {
+		if d.ESP == nil {
+			wire = append(wire, d)
+		}
+		return true
+	}
+	a.Say(1, "t", "lan")
+	w.Run(time.Second)
+	w.Net.Tap = nil
+	before := fmt.Sprint(len(a.Plane.SAs), len(b.Plane.SAs))
+	for i := range 5000 {
+		d := wire[w.Rand.IntN(len(wire))]
+		d.Bytes = slices.Clone(d.Bytes)
+		for range i % 4 {
+			d.Bytes[w.Rand.IntN(len(d.Bytes))] ^= byte(1 << w.Rand.IntN(8))
+		}
+		if i%3 == 0 { // the live cookies, and a clear Delete or notification
+			d.Bytes = append(d.Bytes[:28:28], 0, 0, 0, 28, 0, 0, 0, 1, 1, 16, 0, 1)
+			d.Bytes = append(d.Bytes, d.Bytes[:16]...)
+			d.Bytes[16], d.Bytes[18], d.Bytes[19], d.Bytes[27] = byte(11+i%2), 5, byte(i/3%2), 56
+		}
+		w.Inject(d)
+	}
+	w.Run(time.Minute)
+	if got := fmt.Sprint(len(a.Plane.SAs), len(b.Plane.SAs)); got != before {
+		t.Errorf("SAs were %s and are %s", before, got)
+	}
+	a.Say(2, "t", "lan")
+	w.Run(time.Second)
+	if !slices.Equal(b.Plane.Received, []uint64{1, 2}) {
+		t.Errorf("b received %v", b.Plane.Received)
+	}
+	noFaults(t, w)
+}
+
+// Before the peer's address is proven a responder says nothing of itself: it repeats its answer to a repeated message, and the answer is
+// no larger than that.
+func TestV1AResponderOnlyRepeatsItsAnswer(t *testing.T) {
+	t.Parallel()
+	for lost := range 3 { // the answers to message 1, 3, 5 do not arrive
+		w, a, b := pair(t, 1, v1Of(), v1Of())
+		asked, answered, fresh := 0, 0, 0
+		w.Net.Tap = func(d Datagram) bool {
+			if d.From.Addr() == a.Addr {
+				asked += len(d.Bytes)
+				return true
+			}
+			if answered += len(d.Bytes); answered > asked {
+				t.Errorf("answer %d lost: %d octets were asked, %d answered", lost+1, asked, answered)
+			}
+			fresh++
+			return fresh <= lost
+		}
+		a.Command(ike.Up, "t", "")
+		w.Run(10 * time.Second)
+		if fresh < 4 {
+			t.Errorf("answer %d lost: only %d answers", lost+1, fresh)
+		}
+		// Nobody asks any more.
+		a.Crash()
+		w.Run(time.Second)
+		if fresh, answered = 0, 0; lost < 2 {
+			if w.Run(40 * time.Second); answered > 0 {
+				t.Errorf("answer %d lost: %d octets without a question", lost+1, answered)
+			}
+		}
+		if sas, _ := b.Established("t"); lost < 2 && sas != 0 {
+			t.Errorf("answer %d lost: %d IKE SAs", lost+1, sas)
+		}
+	}
 }

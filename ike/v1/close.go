@@ -61,12 +61,19 @@ func (s *sa) end(reason ike.CloseReason, err error) {
 		s.reply(t.command, orClosed(err))
 	}
 	s.tasks, s.doing = nil, nil
-	if s.leave() {
+	last := s.leave()
+	orphans := last && reason == ike.ClosedByPeer && len(s.peer.children) > 0
+	switch {
+	case orphans:
+		s.proto.peers[s.peerKey()] = s.peer
+	case last:
 		s.dropAll()
 		// Nobody else is left to say what the peer must know of its pairs.
 		s.farewells = append(s.farewells, s.peer.farewells...)
+		s.peer = &peer{}
+	default:
+		s.peer = &peer{}
 	}
-	s.peer = &peer{}
 	if b := s.start.begun; b != nil && len(s.jobs) == 0 {
 		b.Wipe()
 	}
@@ -82,11 +89,16 @@ func (s *sa) end(reason ike.CloseReason, err error) {
 		s.out.Record(level, "IKE SA closed", append(attrs, slog.String("reason", why))...)
 	}
 	s.state = stateDraining
-	if len(s.farewells) == 0 {
+	if len(s.farewells) == 0 && !orphans {
 		s.gone(err)
 		return
 	}
 	s.lingerUntil = s.now.Add(s.env.Limits.DeleteGrace)
+	if orphans {
+		// The peer ended the ISAKMP SA and not its pairs: each end may have closed the one that the other wanted to keep. Another
+		// ISAKMP SA can take them over for a while.
+		s.lingerUntil = s.now.Add(s.env.Limits.HalfOpenLife)
+	}
 	s.out.Signal(ike.Signal{Kind: ike.SignalClosed, Reason: reason, Err: err, Draining: true})
 }
 
@@ -110,12 +122,16 @@ func (s *sa) dropAll() {
 	s.change(tx)
 }
 
-// drained says farewell again, until it is over.
+// drained says farewell again, until it is over, and keeps what pairs were left until another ISAKMP SA takes them.
 func (s *sa) drained(ev ike.Event) {
-	switch ev.(type) {
+	switch ev := ev.(type) {
 	case ike.Timer:
-		s.sayFarewells()
-		if len(s.farewells) == 0 || due(s.lingerUntil, s.now) {
+		s.farewells = s.again(s.farewells, func(p wire.Payload) { s.inform(p) })
+		if len(s.farewells) == 0 && len(s.peer.children) == 0 || len(s.peer.sas) > 0 || due(s.lingerUntil, s.now) {
+			s.gone(nil)
+		}
+	case ike.Expire:
+		if ev.Hard {
 			s.gone(nil)
 		}
 	case ike.Close:
@@ -124,6 +140,12 @@ func (s *sa) drained(ev ike.Event) {
 }
 
 func (s *sa) gone(err error) {
+	if len(s.peer.sas) == 0 {
+		if s.tunnel != nil && s.proto.peers[s.peerKey()] == s.peer {
+			delete(s.proto.peers, s.peerKey())
+		}
+		s.dropAll()
+	}
 	s.state, s.farewells = stateClosed, nil
 	s.keys.Wipe()
 	s.out.Signal(ike.Signal{Kind: ike.SignalClosed, Reason: s.reason, Err: err})

@@ -50,6 +50,9 @@ func (s *sa) vendors(m *message) {
 
 // begin sends message 1.
 func (s *sa) begin() error {
+	if !speaks(s.tunnel) {
+		return fmt.Errorf("tunnel %s has no pre-shared key, and nothing else authenticates in IKEv1 here", s.tunnel.Name)
+	}
 	s.start.suites = policy.V1Suites(s.tunnel.IKE, 0)
 	if len(s.start.suites) == 0 {
 		return fmt.Errorf("tunnel %s has no IKE proposal that IKEv1 can say: it has no combined modes and no x25519; write one such as aes256-sha256-modp2048", s.tunnel.Name)
@@ -66,10 +69,15 @@ func (s *sa) begin() error {
 	return nil
 }
 
+// speaks says whether a tunnel is one of IKEv1 whose ends both prove themselves by a pre-shared key. An empty key proves nothing.
+func speaks(t *policy.PeerTunnel) bool {
+	return t.Version == 1 && t.LocalAuth == policy.ByPSK && t.RemoteAuth == policy.ByPSK && t.PSK.Len() > 0
+}
+
 // proposed chooses from the peer's proposals: message 1, as responder.
 func (s *sa) proposed(x *exchange, m *message) {
 	own := policy.V1Suites(s.env.Proposals(m.path, 1), 0)
-	s.candidates = slices.DeleteFunc(slices.Clone(s.env.Candidates(m.path)), func(t *policy.PeerTunnel) bool { return t.Version != 1 })
+	s.candidates = slices.DeleteFunc(slices.Clone(s.env.Candidates(m.path)), func(t *policy.PeerTunnel) bool { return !speaks(t) })
 	if len(s.candidates) == 0 {
 		// IKEv1 is there for who configures it: nobody else is answered.
 		s.refused("no tunnel is configured for this peer", fmt.Errorf("the peer speaks IKEv1, and no tunnel with version = 1 is configured for %s", m.path.Remote.Addr()))
@@ -236,7 +244,7 @@ func (s *sa) publicCame(x *exchange, m *message) {
 		a := ev.Result.(keyAnswer)
 		s.start.publicR = a.public
 		// The configuration may have changed since message 1.
-		s.candidates = slices.DeleteFunc(slices.Clone(s.env.Candidates(s.path)), func(t *policy.PeerTunnel) bool { return t.Version != 1 })
+		s.candidates = slices.DeleteFunc(slices.Clone(s.env.Candidates(s.path)), func(t *policy.PeerTunnel) bool { return !speaks(t) })
 		err := s.makeSets(s.candidates, a.shared)
 		a.shared.Wipe()
 		if err == nil && len(s.start.sets) == 0 {
@@ -290,7 +298,7 @@ func (s *sa) publicAnswered(x *exchange, m *message) {
 func (s *sa) sendProof(x *exchange) {
 	x.iv = s.cipher.FirstIV(s.start.publicI, s.start.publicR)
 	var more []wire.Payload
-	if !s.env.HasOther(s.tunnel.Name, s) {
+	if !s.env.HasOther(s.tunnel.Name, s) && !s.proto.remembers(s.tunnel.Name) {
 		more = append(more, s.ourNotify(wire.NotifyV1InitialContact, nil))
 	}
 	b, err := s.sealProof(x, more...)

@@ -2,6 +2,7 @@ package v1
 
 import (
 	"slices"
+	"strings"
 
 	"coati/ike"
 	"coati/policy"
@@ -74,6 +75,16 @@ func (s *sa) join(forgotten bool) {
 		}
 		s.follow(s.path)
 	}
+}
+
+// remembers says whether pairs with some peer of a tunnel are there: then its first contact with us is not now.
+func (pr *Protocol) remembers(tunnel string) bool {
+	for key := range pr.peers {
+		if strings.HasPrefix(key, tunnel+"\x00") {
+			return true
+		}
+	}
+	return false
 }
 
 // yield makes this SA the last to be home: it is to be closed.

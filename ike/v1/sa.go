@@ -160,6 +160,13 @@ func (s *sa) Deadline() time.Time {
 	if s.state == stateClosed {
 		return zeroTime
 	}
+	if s.state == stateDraining {
+		d := s.lingerUntil
+		for i := range s.farewells {
+			d = ike.Earlier(d, s.farewells[i].at)
+		}
+		return d
+	}
 	d := s.p1.next
 	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.reauthAt, s.lingerUntil, s.resumeAt, s.closeAt, s.dpdAt()} {
 		d = ike.Earlier(d, t)

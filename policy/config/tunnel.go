@@ -54,10 +54,7 @@ func (c *childDraft) String() string {
 // tunnelKeys are the keys of [tunnel.NAME] besides those of an only child.
 var tunnelKeys = []key[draft]{
 	{"version", func(l *loader, d *draft, k setting) {
-		n, ok := k.integer(l, 1, 2)
-		if ok && n == 1 {
-			k.errorf(l, "IKEv1 is not built in yet: leave the key out or say 2")
-		}
+		n, _ := k.integer(l, 1, 2)
 		d.tunnel.Version = uint8(n)
 	}},
 	{"local", func(l *loader, d *draft, k setting) {
@@ -497,6 +494,7 @@ func (l *loader) finishTunnel(d *draft) {
 		l.finishChild(c)
 		t.Children = append(t.Children, c.child)
 	}
+	l.finishVersion1(d)
 }
 
 func (l *loader) finishPeer(d *draft) {

@@ -1,0 +1,59 @@
+package config
+
+import "coati/policy"
+
+// What a tunnel of version = 1 cannot say, because IKEv1 cannot: a suite is a block cipher, a hash and a group; a pair of SAs has one
+// selector at each end, with one port or all of them.
+
+var (
+	defaultV1IKE = policy.DefaultV1IKE()
+	defaultV1ESP = []policy.Proposal{policy.MustProposal(policy.ProtocolESP, "aes128-aes256-sha256")}
+)
+
+func (l *loader) finishVersion1(d *draft) {
+	t := &d.tunnel
+	if t.Version != 1 {
+		return
+	}
+	if t.LocalAuth != policy.ByPSK || t.RemoteAuth != policy.ByPSK {
+		l.errorf(d.keys["version"], "version: IKEv1 authenticates by a pre-shared key alone: name psk-file, and no other way")
+	}
+	if _, set := d.keys["ike"]; !set {
+		t.IKE = defaultV1IKE
+	}
+	for _, p := range t.IKE {
+		if len(policy.V1Suites([]policy.Proposal{p}, 0)) == 0 {
+			l.errorf(d.keys["ike"], "ike: IKEv1 cannot say %q: it wants a cipher, a hash and a group, as in \"aes256-sha256-modp2048\"", p)
+		}
+	}
+	for i, c := range d.children {
+		child := &t.Children[i]
+		if _, set := c.keys["esp"]; !set {
+			child.ESP = defaultV1ESP
+		}
+		if child.Mode != policy.Tunnel {
+			l.errorf(c.keys["mode"], "mode: %s mode with IKEv1 is not built in yet: leave the key out", child.Mode)
+		}
+		for _, p := range child.ESP {
+			if len(policy.V1Suites([]policy.Proposal{p}, p.First(policy.TransformKE).ID)) == 0 {
+				l.errorf(c.keys["esp"], "esp: IKEv1 cannot say %q: write one such as \"aes256-sha256\" or \"aes128gcm16\"", p)
+			}
+		}
+		for _, end := range []struct {
+			key string
+			set []policy.Selector
+		}{{"local-ts", child.Local}, {"remote-ts", child.Remote}} {
+			at, set := c.keys[end.key]
+			if !set {
+				at = c.at
+			}
+			if len(end.set) != 1 {
+				l.errorf(at, "%s: IKEv1 has one selector at each end of a child, not %d: write a child for each", end.key, len(end.set))
+				continue
+			}
+			if s := end.set[0]; !(s.StartPort == 0 && s.EndPort == 65535) && (s.StartPort != s.EndPort || s.StartPort == 0 || policy.HasTypes(s.Protocol)) {
+				l.errorf(at, "%s: IKEv1 has one port or all of them, and cannot say %s", end.key, s)
+			}
+		}
+	}
+}

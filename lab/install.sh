@@ -9,7 +9,7 @@ needs=(
 	/usr/sbin/ip:iproute2 /usr/bin/ping:iputils-ping /usr/sbin/sysctl:procps /usr/sbin/ethtool:ethtool
 	/usr/sbin/nft:nftables /usr/bin/tcpdump:tcpdump /usr/bin/socat:socat
 	/usr/bin/tshark:tshark /usr/bin/ike-scan:ike-scan
-	/usr/lib/ipsec/charon:strongswan-charon /usr/sbin/swanctl:strongswan-swanctl
+	/usr/bin/openssl:openssl /usr/lib/ipsec/charon:strongswan-charon /usr/sbin/swanctl:strongswan-swanctl
 	/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so:libcharon-extra-plugins
 	/usr/lib/ipsec/plugins/libstrongswan-curve25519.so:libstrongswan-extra-plugins
 	/usr/lib/ipsec/plugins/libstrongswan-gcm.so:libstrongswan-standard-plugins

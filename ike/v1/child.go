@@ -369,7 +369,7 @@ var errClosed = errors.New("the IKE SA was closed")
 func (s *sa) reconfigure(t *policy.PeerTunnel) {
 	old := s.tunnel
 	s.tunnel = t
-	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return childConfig(t, w) == nil })
+	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return ike.ChildOf(t, w) == nil })
 	s.tasks = slices.DeleteFunc(s.tasks, func(x *pairTask) bool {
 		cfg := ike.Serving(t, x.cfg)
 		if cfg == nil {

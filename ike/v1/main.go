@@ -346,7 +346,7 @@ func (s *sa) initiatorProved(x *exchange, m *message) {
 		return
 	}
 	s.lastReceived = s.now
-	s.localID = localIdentity(t, s.path)
+	s.localID = ike.LocalIdentity(t, s.path)
 	s.path = m.path
 	s.settleEncap()
 	x.iv = m.iv
@@ -363,7 +363,7 @@ func (s *sa) initiatorProved(x *exchange, m *message) {
 // responderProved takes message 6, as initiator.
 func (s *sa) responderProved(x *exchange, m *message) {
 	s.remoteID = policyIdentity(m.find(wire.PayloadV1ID).(*wire.V1ID))
-	if want := remoteIdentity(s.tunnel, s.path); !want.Matches(s.remoteID) {
+	if want := ike.RemoteIdentity(s.tunnel, s.path); !want.Matches(s.remoteID) {
 		s.state = stateEstablished // it is, in the peer's eyes: it is told
 		s.p1.iv = m.iv
 		s.finish(ike.ClosedFailed, fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want))

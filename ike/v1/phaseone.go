@@ -149,7 +149,7 @@ func (s *sa) proofIV(k *keySet) []byte {
 func (s *sa) choosePeer(id policy.Identity) (*policy.PeerTunnel, error) {
 	var why error
 	for _, t := range s.candidates {
-		want := remoteIdentity(t, s.path)
+		want := ike.RemoteIdentity(t, s.path)
 		_, err := policy.Agreed(policy.V1Suites(t.IKE, 0), s.suite.proposal)
 		switch {
 		case !want.Matches(id):

@@ -59,7 +59,7 @@ func (pr *Protocol) Initiate(env *ike.Env, now time.Time, t *policy.PeerTunnel, 
 	s := pr.newSA(env, now, path, out)
 	defer func() { s.out = nil }()
 	s.tunnel, s.initiator, s.wanted, s.flow, s.cookieI = t, true, children, flow, env.NewSPI()
-	s.localID = localIdentity(t, path)
+	s.localID = ike.LocalIdentity(t, path)
 	s.p1 = exchange{kind: wire.ExchangeV1Main}
 	return s, s.begin()
 }
@@ -105,36 +105,6 @@ func (pr *Protocol) refuseClear(s *sa, m *message, t wire.V1NotifyType) {
 	if err == nil && len(b) <= len(m.Raw) {
 		s.out.Sends = append(s.out.Sends, ike.Send{Path: m.path, Bytes: b})
 	}
-}
-
-// localIdentity is what we say we are: as configured, or our address.
-func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
-	if !t.LocalID.IsZero() {
-		return t.LocalID
-	}
-	return policy.AddrIdentity(path.Local.Addr())
-}
-
-// remoteIdentity is what the peer must say it is: as configured, its configured address, or for a peer at any address anything.
-func remoteIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
-	switch {
-	case !t.RemoteID.IsZero():
-		return t.RemoteID
-	case t.Remote.IsValid():
-		return policy.AddrIdentity(t.Remote)
-	case t.RemoteHost != "":
-		return policy.AddrIdentity(path.Remote.Addr())
-	}
-	return policy.Identity{Type: policy.IDAnyOne}
-}
-
-func childConfig(t *policy.PeerTunnel, name string) *policy.Child {
-	for i := range t.Children {
-		if t.Children[i].Name == name {
-			return &t.Children[i]
-		}
-	}
-	return nil
 }
 
 // refused is a warning that is kept for status, too, as the tunnel's latest refused attempt.

@@ -65,7 +65,7 @@ func (s *sa) open(name string, flow policy.Flow) {
 }
 
 func (s *sa) openChild(name string, flow policy.Flow) {
-	cfg := childConfig(s.tunnel, name)
+	cfg := ike.ChildOf(s.tunnel, name)
 	if cfg == nil {
 		return
 	}

@@ -95,7 +95,7 @@ func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
 // firstWanted is the first of the wanted children; it stays wanted until the SA is established.
 func (s *sa) firstWanted() *policy.Child {
 	for len(s.wanted) > 0 {
-		if cfg := childConfig(s.tunnel, s.wanted[0]); cfg != nil {
+		if cfg := ike.ChildOf(s.tunnel, s.wanted[0]); cfg != nil {
 			return cfg
 		}
 		s.wanted = s.wanted[1:]
@@ -112,7 +112,7 @@ func (s *sa) authRequested(m *message) {
 			s.authFailed(err)
 			return
 		}
-		id := idPayload(true, localIdentity(t, s.path))
+		id := idPayload(true, ike.LocalIdentity(t, s.path))
 		s.prove(t, id, func(proof []wire.Payload, err error) {
 			if err == nil && s.phase == phaseAuthCheck {
 				t, err = s.unchanged(t)
@@ -151,7 +151,7 @@ func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payl
 		s.fail(errors.New("the peer has an IKE SA already"), ike.ClosedFailed)
 		return
 	}
-	s.localID = localIdentity(t, s.path)
+	s.localID = ike.LocalIdentity(t, s.path)
 	s.path.Encap = policy.EncapRaw
 	if s.floats(t.Encap) {
 		s.path.Encap = policy.EncapUDP
@@ -207,7 +207,7 @@ func (s *sa) choosePeer(m *message, idi *wire.ID, then func(*policy.PeerTunnel, 
 		if t.Version != 2 {
 			continue
 		}
-		want, mine := remoteIdentity(t, s.path), localIdentity(t, s.path)
+		want, mine := ike.RemoteIdentity(t, s.path), ike.LocalIdentity(t, s.path)
 		method := rightMethod(t, proof.Method)
 		switch {
 		case !want.Matches(s.remoteID):
@@ -278,7 +278,7 @@ func (s *sa) authAnswered(m *message) {
 	idr, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
 	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	s.remoteID = policyIdentity(idr)
-	want := remoteIdentity(s.tunnel, s.path)
+	want := ike.RemoteIdentity(s.tunnel, s.path)
 	err := rightMethod(s.tunnel, proof.Method)
 	switch {
 	case err != nil:

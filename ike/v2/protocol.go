@@ -52,7 +52,7 @@ func (pr *Protocol) Initiate(env *ike.Env, now time.Time, t *policy.PeerTunnel, 
 	s := &sa{env: env, proto: pr, tunnel: t, initiator: true, began: true, path: path, answerPath: path, wanted: children, flow: flow, spiI: env.NewSPI(), changes: map[ike.ChangeID]*child{}}
 	s.now, s.out = now, out
 	defer func() { s.out = nil }()
-	s.localID = localIdentity(t, path)
+	s.localID = ike.LocalIdentity(t, path)
 	s.lastReceived = now
 	return s, s.beginInit(0)
 }
@@ -122,45 +122,6 @@ func (pr *Protocol) answer(h wire.Header, d ike.Datagram, out *ike.Out, no *wire
 		return
 	}
 	out.Sends = append(out.Sends, ike.Send{Path: d.Path, Bytes: b})
-}
-
-// localIdentity is what we say we are: as configured, or as our certificate says, or our address.
-func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
-	if !t.LocalID.IsZero() {
-		return t.LocalID
-	}
-	if t.LocalAuth == policy.ByNobody {
-		return policy.Identity{Type: policy.IDNull}
-	}
-	if id := t.Credential.Identity(); t.LocalAuth == policy.ByCert && !id.IsZero() {
-		return id
-	}
-	return policy.AddrIdentity(path.Local.Addr())
-}
-
-// remoteIdentity is what the peer must say it is: as configured, its configured address, or for a peer at any address
-// anything, since the key alone names it.
-func remoteIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
-	switch {
-	case t.RemoteAuth == policy.ByNobody:
-		return policy.Identity{Type: policy.IDAnyOne}
-	case !t.RemoteID.IsZero():
-		return t.RemoteID
-	case t.Remote.IsValid():
-		return policy.AddrIdentity(t.Remote)
-	case t.RemoteHost != "":
-		return policy.AddrIdentity(path.Remote.Addr())
-	}
-	return policy.Identity{Type: policy.IDAnyOne}
-}
-
-func childConfig(t *policy.PeerTunnel, name string) *policy.Child {
-	for i := range t.Children {
-		if t.Children[i].Name == name {
-			return &t.Children[i]
-		}
-	}
-	return nil
 }
 
 // refused is a warning that is kept for status, too, as the tunnel's latest refused attempt.

@@ -19,7 +19,7 @@ var errReconfigured = errors.New("the configuration of the child changed")
 func (s *sa) reconfigure(t *policy.PeerTunnel) {
 	old := s.tunnel
 	s.tunnel = t
-	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return childConfig(t, w) == nil })
+	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return ike.ChildOf(t, w) == nil })
 	if ct, ok := s.doing.(*childTask); ok {
 		ct.adapt(t) // if it cannot, the pair is deleted once it is there
 	}

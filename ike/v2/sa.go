@@ -342,7 +342,7 @@ func (s *sa) reply(id ike.CommandID, err error) {
 
 // open begins a child unless it is there or on its way.
 func (s *sa) open(name string, flow policy.Flow) {
-	cfg := childConfig(s.tunnel, name)
+	cfg := ike.ChildOf(s.tunnel, name)
 	if cfg == nil {
 		return
 	}

@@ -49,6 +49,9 @@ type Limits struct {
 	// NoLaterFragments never agrees that fragments after the first travel on a child for certain ports (RFC 4301, section 7.3):
 	// the plane cannot check them.
 	NoLaterFragments bool
+	// Fragments and FragmentOctets (of content) bound a message that comes in IKE fragments (RFC 7383, section 5);
+	// FragmentOctetsHalfOpen is what all peers that are not authenticated may have us keep together.
+	Fragments, FragmentOctets, FragmentOctetsHalfOpen int
 	// TemporaryRetry is the pause after TEMPORARY_FAILURE (RFC 7296, section 2.25).
 	TemporaryRetry time.Duration
 }
@@ -56,27 +59,30 @@ type Limits struct {
 // DefaultLimits gives up on a silent peer after some 50 seconds.
 func DefaultLimits() Limits {
 	return Limits{
-		RetransmitFirst:       500 * time.Millisecond,
-		RetransmitFactor:      1.7,
-		RetransmitTries:       7,
-		HalfOpenCookie:        64,
-		HalfOpenPerAddress:    8,
-		HalfOpenPerAddressMax: 128,
-		HalfOpenJobs:          64,
-		HalfOpenMax:           8192,
-		HalfOpenLife:          30 * time.Second,
-		CookieLife:            30 * time.Second,
-		ChildrenPerSA:         256,
-		SelectorsPerChild:     128,
-		SAsPerPeer:            16,
-		RetryFirst:            2 * time.Second,
-		RetryMax:              60 * time.Second,
-		DeleteGrace:           5 * time.Second,
-		TemporaryRetry:        2 * time.Second,
-		FlightTime:            100 * time.Millisecond,
-		AnswerGrace:           time.Second,
-		IdleDuplicate:         time.Minute,
-		LogLines:              100,
-		LogPeriod:             10 * time.Second,
+		RetransmitFirst:        500 * time.Millisecond,
+		RetransmitFactor:       1.7,
+		RetransmitTries:        7,
+		HalfOpenCookie:         64,
+		HalfOpenPerAddress:     8,
+		HalfOpenPerAddressMax:  128,
+		HalfOpenJobs:           64,
+		HalfOpenMax:            8192,
+		HalfOpenLife:           30 * time.Second,
+		CookieLife:             30 * time.Second,
+		ChildrenPerSA:          256,
+		SelectorsPerChild:      128,
+		SAsPerPeer:             16,
+		RetryFirst:             2 * time.Second,
+		RetryMax:               60 * time.Second,
+		DeleteGrace:            5 * time.Second,
+		TemporaryRetry:         2 * time.Second,
+		FlightTime:             100 * time.Millisecond,
+		AnswerGrace:            time.Second,
+		IdleDuplicate:          time.Minute,
+		Fragments:              256,
+		FragmentOctets:         65535,
+		FragmentOctetsHalfOpen: 16 << 20,
+		LogLines:               100,
+		LogPeriod:              10 * time.Second,
 	}
 }

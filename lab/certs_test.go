@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,6 +24,7 @@ const (
 	nameA, nameB = "a.example", "b.example"
 
 	caseCertChain   = "certificates, RSA-2048 below an intermediate, in IP fragments"
+	caseCertLong    = "certificates, 16 KB below an intermediate, in IKE fragments"
 	caseCertDN      = "certificates, by distinguished names"
 	caseCertRaw     = "raw public keys, Ed25519"
 	caseCertRefused = "bad certificates explained"
@@ -53,7 +56,7 @@ func certCells() []Cell {
 		for _, s := range signings() {
 			cells = append(cells, Cell{peerStrongSwan, role, s.String()})
 		}
-		for _, what := range []string{caseCertChain, caseCertDN, caseCertRaw, caseCertRefused} {
+		for _, what := range []string{caseCertChain, caseCertLong, caseCertDN, caseCertRaw, caseCertRefused} {
 			cells = append(cells, Cell{peerStrongSwan, role, what})
 		}
 	}
@@ -186,7 +189,7 @@ func TestStrongSwanByCertificates(t *testing.T) {
 			sub, sub2 := ca.Intermediate(t, "sub", pki.RSA2048), ca.Intermediate(t, "sub 2", pki.P384)
 			a, b := newHolder(t, nameA, pki.RSA2048, sub, ca), newHolder(t, nameB, pki.RSA2048, sub2, ca)
 			a.chain, b.chain = append(a.chain, sub.Cert), append(b.chain, sub2.Cert)
-			v := certified(t, role, a, b, "")
+			v := certified(t, role, a, b, "fragment-size = \"off\"\n")
 			v.connect(t) // not judged: the judge knows no fragments
 			NoLoss(t, v.B, v.A, 3)
 			for _, h := range []*Host{v.A, v.B} {
@@ -195,6 +198,24 @@ func TestStrongSwanByCertificates(t *testing.T) {
 				}
 			}
 			v.coati.Alive(t)
+		})
+		t.Run(role+"/16 KB", func(t *testing.T) {
+			t.Parallel()
+			results.Fill(t, peerStrongSwan, role, caseCertLong)
+			ca := pki.New(t, "root", pki.P256)
+			sub, sub2 := ca.Intermediate(t, "sub", pki.P256), ca.Intermediate(t, "sub 2", pki.P256)
+			a, b := newHolder(t, nameA, pki.P256, sub, ca, padded(16<<10)), newHolder(t, nameB, pki.P256, sub2, ca, padded(16<<10))
+			a.chain, b.chain = append(a.chain, sub.Cert), append(b.chain, sub2.Cert)
+			v := certified(t, role, a, b, "", "max_packet = 40000")
+			v.judged(t)
+			for _, h := range []*Host{v.A, v.B} {
+				if n := h.ipCounter(t, "FragCreates"); n != 0 {
+					t.Errorf("%s sent %d IP fragments", h.Name, n)
+				}
+			}
+			if !strings.Contains(v.charon.Log(), "EF(1/1") {
+				t.Errorf("strongSwan's log has no message in ten or more fragments:\n%s", grep(v.charon.Log(), "parsed IKE_AUTH"))
+			}
 		})
 		t.Run(role+"/distinguished names", func(t *testing.T) {
 			t.Parallel()
@@ -220,6 +241,13 @@ func TestStrongSwanByCertificates(t *testing.T) {
 			v.bothSigned(t, "ED25519", nameA, nameB)
 			v.coati.Alive(t)
 		})
+	}
+}
+
+// padded adds an extension of so many octets that nobody knows.
+func padded(octets int) func(*x509.Certificate) {
+	return func(c *x509.Certificate) {
+		c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Value: append([]byte{4, 0x82, byte(octets >> 8), byte(octets)}, make([]byte, octets)...)})
 	}
 }
 

@@ -91,6 +91,7 @@ type PeerTunnel struct {
 	IKE                   []Proposal
 	Start                 Start
 	Encap                 EncapMode
+	FragmentSize          int           // IKE messages above so many octets of IP datagram leave in IKE fragments (RFC 7383); 0: 1280; negative: fragments are neither sent nor taken
 	DPD                   time.Duration // idle time after which the peer is asked whether it lives; 0: never
 	Keepalive             time.Duration // NAT keepalive interval (RFC 3948, section 4); 0: never
 	Lifetime              time.Duration // of the IKE SA; rekeyed before; 0: for ever

@@ -15,6 +15,9 @@ type Attacker struct {
 	Reflect float64 // the sender gets its own datagram
 	Inject  float64 // garbage with the SPIs of a live SA and a likely message ID
 	Drop    float64
+	// Fragment writes, per IKE fragment (RFC 7383) seen, another with its SPIs: its neighbour, one of a larger set, or a number that cannot be; and
+	// DropFragment keeps a fragment from arriving.
+	Fragment, DropFragment float64
 	// Forged counts what it wrote.
 	Forged uint64
 	seen   []Datagram
@@ -67,7 +70,38 @@ func (a *Attacker) sees(w *World, d Datagram) bool {
 		binary.BigEndian.PutUint32(c.Bytes[24:], uint32(len(c.Bytes)))
 		a.write(w, c)
 	}
+	if isFragment(d.Bytes) {
+		if w.Rand.Float64() < a.Fragment {
+			a.write(w, forgedFragment(w, d))
+		}
+		if w.Rand.Float64() < a.DropFragment {
+			return true
+		}
+	}
 	return w.Rand.Float64() < a.Drop
+}
+
+const payloadSKF = 53
+
+func isFragment(b []byte) bool { return len(b) >= 36 && b[16] == payloadSKF }
+
+// forgedFragment is a fragment with the content of another place.
+func forgedFragment(w *World, d Datagram) Datagram {
+	d.Bytes = slices.Clone(d.Bytes)
+	number, total := binary.BigEndian.Uint16(d.Bytes[32:]), binary.BigEndian.Uint16(d.Bytes[34:])
+	switch w.Rand.IntN(4) {
+	case 0:
+		number = number%total + 1
+	case 1:
+		total += uint16(1 + w.Rand.IntN(200))
+	case 2:
+		number, total = total+1, total-1
+	default:
+		total = 65535
+	}
+	binary.BigEndian.PutUint16(d.Bytes[32:], number)
+	binary.BigEndian.PutUint16(d.Bytes[34:], total)
+	return d
 }
 
 func (a *Attacker) write(w *World, d Datagram) {

@@ -143,6 +143,20 @@ func Scenarios() []Scenario {
 			},
 		},
 		{
+			Name: "fragments", About: "long certificates over a hop of 700 octets, so that IKE_AUTH is cut smaller; loss, and an attacker who knows fragments", Pairs: 1, Chaos: time.Minute, Every: 5 * time.Second,
+			Network:  Network{Loss: 0.05, Duplicate: 0.05, Jitter: 20 * time.Millisecond, MTU: 700},
+			Attacker: Attacker{Mutate: 0.1, Replay: 0.2, Fragment: 0.5, DropFragment: 0.02}, Act: rekey,
+			Tunnel: func(t *policy.PeerTunnel, second bool) {
+				certified(t, second)
+				if t.IKE = policy.DefaultIKE()[:1]; !second {
+					t.Reauth = 10 * time.Second
+				}
+				for range 4 { // the same one again: it counts for its size
+					t.Credential.Chain = append(t.Credential.Chain, t.Credential.Chain[0])
+				}
+			},
+		},
+		{
 			Name: "moving", About: "one end's address changes, at once or with the old one kept for a while; rekeys", Pairs: 1, Chaos: 3 * time.Minute, Every: 10 * time.Second,
 			Network: Network{Loss: 0.05, Jitter: 20 * time.Millisecond},
 			Act: func(w *World, a, b *Host) {
@@ -207,7 +221,7 @@ func (s Scenario) Run(seed uint64, prepare ...func(*World)) Result {
 	w := NewWorld(seed)
 	w.Net = s.Network
 	w.Net.Delay = max(w.Net.Delay, 5*time.Millisecond)
-	if s.Attacker.Mutate+s.Attacker.Replay+s.Attacker.Inject > 0 {
+	if s.Attacker.Mutate+s.Attacker.Replay+s.Attacker.Inject+s.Attacker.Fragment > 0 {
 		a := s.Attacker
 		w.Attacker = &a
 	}

@@ -27,6 +27,7 @@ type branch struct {
 	proposal            policy.Proposal
 	prf                 keys.PRF
 	nat                 natState
+	frag                fragmenting
 	peerIsCoati         bool
 	keys                keys.IKEKeys
 	inCipher, outCipher *keys.Cipher
@@ -65,7 +66,7 @@ func (st *initState) fresh(m *message) bool {
 // park takes the branch out of the SA's fields.
 func (s *sa) park() *branch {
 	b := &branch{
-		offer: s.start.current, path: s.path, spiR: s.spiR, nr: s.nr, lowNonce: s.lowNonce, proposal: s.proposal, prf: s.prf, nat: s.nat, peerIsCoati: s.peerIsCoati,
+		offer: s.start.current, path: s.path, spiR: s.spiR, nr: s.nr, lowNonce: s.lowNonce, proposal: s.proposal, prf: s.prf, nat: s.nat, frag: s.frag, peerIsCoati: s.peerIsCoati,
 		keys: s.keys, inCipher: s.inCipher, outCipher: s.outCipher, children: s.children, pending: s.pending, nextID: s.nextID, m: s.start.answered,
 	}
 	s.unload()
@@ -74,7 +75,7 @@ func (s *sa) park() *branch {
 
 // unload leaves the SA as it was when its first request had left.
 func (s *sa) unload() {
-	s.spiR, s.nr, s.lowNonce, s.nat, s.peerIsCoati = 0, nil, nil, natState{}, false
+	s.spiR, s.nr, s.lowNonce, s.nat, s.frag, s.peerIsCoati = 0, nil, nil, natState{}, fragmenting{}, false
 	s.keys, s.inCipher, s.outCipher = keys.IKEKeys{}, nil, nil
 	s.children, s.pending, s.start.answered = nil, nil, nil
 	s.nextID, s.expectID, s.cache = 1, 0, cached{}
@@ -90,7 +91,7 @@ func (s *sa) followBranch(b *branch) {
 		return
 	}
 	s.start.current, s.path, s.answerPath, s.spiR, s.nr, s.lowNonce = b.offer, b.path, b.path, b.spiR, b.nr, b.lowNonce
-	s.proposal, s.prf, s.nat, s.peerIsCoati, s.keys, s.inCipher, s.outCipher = b.proposal, b.prf, b.nat, b.peerIsCoati, b.keys, b.inCipher, b.outCipher
+	s.proposal, s.prf, s.nat, s.frag, s.peerIsCoati, s.keys, s.inCipher, s.outCipher = b.proposal, b.prf, b.nat, b.frag, b.peerIsCoati, b.keys, b.inCipher, b.outCipher
 	s.children, s.pending, s.nextID, s.start.answered = b.children, b.pending, b.nextID, b.m
 	s.phase = phaseAuthSent
 }
@@ -156,7 +157,7 @@ func (s *sa) next(err error) {
 	if err != nil {
 		s.refusal = err
 	}
-	s.pending = &request{id: 0, exchange: wire.ExchangeIKESAInit, bytes: s.start.current.request, tries: s.env.Limits.RetransmitTries, next: s.now.Add(s.env.Limits.AnswerGrace)}
+	s.pending = &request{id: 0, exchange: wire.ExchangeIKESAInit, msg: inClear(s.start.current.request), tries: s.env.Limits.RetransmitTries, next: s.now.Add(s.env.Limits.AnswerGrace)}
 }
 
 func (s *sa) freeChildren(cs []*child) {

@@ -342,6 +342,7 @@ func (s *sa) authNonsense(m *message) {
 
 // established begins the life of the SA.
 func (s *sa) established(initialContact bool) {
+	s.forgetFragments()
 	s.phase = phaseEstablished
 	s.establishedAt = s.now
 	s.firstNonce = s.lowNonce

@@ -82,6 +82,7 @@ func (s *sa) drain(reason ike.CloseReason) {
 		return
 	}
 	s.phase = phaseDraining
+	s.forgetFragments()
 	var tx policy.Tx
 	until := s.now.Add(s.env.Limits.DeleteGrace)
 	for _, c := range s.children {
@@ -144,6 +145,7 @@ func (s *sa) end(reason ike.CloseReason, err error) {
 		return
 	}
 	established := !s.establishedAt.IsZero()
+	s.forgetFragments()
 	s.phase = phaseClosed
 	var tx policy.Tx
 	for _, c := range s.children {

@@ -11,6 +11,9 @@ func SetMessageIDs(machine ike.SA, ours, theirs uint32) {
 	s.nextID, s.expectID, s.cache = ours, theirs, cached{}
 }
 
+// Collecting counts the octets of fragments kept for peers that are not authenticated.
+func (pr *Protocol) Collecting() int { return pr.collecting }
+
 // Mutate takes a rule out of all machines of a protocol.
 func (pr *Protocol) Mutate(m mutant) { pr.mutant = m }
 

@@ -159,7 +159,7 @@ func (s *sa) answerDelete() {
 func (s *sa) answer() {
 	if !s.answerAt.IsZero() {
 		s.answerAt = zeroTime
-		s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: slices.Clone(s.cache.response)})
+		s.sendAll(s.answerPath, s.cache.response, 0)
 	}
 }
 

@@ -113,6 +113,7 @@ func (s *sa) sendInit() {
 	if signs(s.tunnel) {
 		payloads = append(payloads, hashNotify())
 	}
+	payloads = append(payloads, fragmentNotify(s.tunnel)...)
 	payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	b, err := wire.Append(nil, s.header(wire.ExchangeIKESAInit, 0, 0), payloads)
 	if err != nil {
@@ -123,7 +124,7 @@ func (s *sa) sendInit() {
 	s.phase = phaseInitSent
 	s.nextID = 0
 	s.refusal = nil
-	s.startRequest(wire.ExchangeIKESAInit, b, 0)
+	s.startRequest(wire.ExchangeIKESAInit, inClear(b), 0)
 }
 
 // cookieDemanded repeats the request with the cookie (section 2.6).
@@ -227,6 +228,7 @@ func (s *sa) initAnswered(m *message) {
 	}
 	s.proposal, s.prf, s.nr, s.spiR = chosen, prf, nr.Data, m.ResponderSPI
 	s.nat = detectNAT(m, m.ResponderSPI)
+	s.frag.agreed = agreesOnFragments(m, s.tunnel)
 	s.peerIsCoati = saysCoati(m)
 	s.nextID, s.refusal = 1, nil
 	s.start.fresh(m)
@@ -252,7 +254,7 @@ func (s *sa) initFinished(ev ike.JobDone) {
 		s.warn("key exchange failed", ev.Err)
 		s.unload()
 		s.nextID = 0
-		s.startRequest(wire.ExchangeIKESAInit, s.start.current.request, 0)
+		s.startRequest(wire.ExchangeIKESAInit, inClear(s.start.current.request), 0)
 		if s.next(nil); s.phase == phaseInitSent {
 			s.pending.tries, s.pending.gap, s.pending.next = 0, s.env.Limits.RetransmitFirst, s.now.Add(s.env.Limits.RetransmitFirst)
 			s.refusedBy(ev.Err)
@@ -308,6 +310,7 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 	s.ni, s.nr = ni.Data, s.env.Bytes(nonceLen)
 	s.spiR = s.env.NewSPI()
 	s.nat = detectNAT(m, 0)
+	s.frag.agreed = agreesOnFragments(m, s.candidates...)
 	s.peerIsCoati = saysCoati(m)
 	s.start.request, s.start.path = m.raw, m.path
 	if signs(s.candidates...) {
@@ -378,6 +381,9 @@ func (s *sa) initAnswer(number uint8, public []byte) ([]byte, error) {
 		payloads = append(payloads, s.natNotifies(s.answerPath, s.spiR, pretend)...)
 	}
 	payloads = append(payloads, s.signaturePayloads()...)
+	if s.frag.agreed {
+		payloads = append(payloads, fragmentNotify(s.candidates...)...)
+	}
 	if s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	}
@@ -402,8 +408,8 @@ func (s *sa) initComputed(ev ike.JobDone) {
 	}
 	s.start.answer = b
 	s.phase = phaseInitAnswered
-	s.cache.response = b
-	s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: slices.Clone(b)})
+	s.cache.response = inClear(b)
+	s.sendAll(s.answerPath, s.cache.response, 0)
 }
 
 // makeKeys derives the SK_* and makes the ciphers of both directions (section 2.14).

@@ -16,8 +16,9 @@ import (
 type message struct {
 	wire.Header
 	payloads []wire.Payload
-	raw      []byte
+	raw      []byte // of fragments: the last that came
 	path     policy.Path
+	content  content // what was encrypted, whether it came in fragments or not
 }
 
 func (m *message) notify(t wire.NotifyType) *wire.Notify { return wire.FindNotify(m.payloads, t) }
@@ -40,18 +41,6 @@ func (s *sa) header(ex wire.ExchangeType, flags wire.Flags, id uint32) wire.Head
 	return wire.Header{InitiatorSPI: s.spiI, ResponderSPI: s.spiR, Version: wire.Version2, Exchange: ex, Flags: flags, MessageID: id}
 }
 
-func (s *sa) seal(ex wire.ExchangeType, flags wire.Flags, id uint32, payloads []wire.Payload) ([]byte, error) {
-	first, plain, err := wire.AppendPayloads(nil, payloads)
-	if err != nil {
-		return nil, err
-	}
-	prefix, err := wire.AppendEncryptedHeader(nil, s.header(ex, flags, id), first, s.outCipher.SealedLen(len(plain)))
-	if err != nil {
-		return nil, err
-	}
-	return s.outCipher.Seal(s.env.Rand, prefix, plain)
-}
-
 // datagram takes a message of this SA. What is malformed in clear, has other SPIs, or does not authenticate ends here,
 // counted and unanswered.
 func (s *sa) datagram(d ike.Datagram) {
@@ -72,7 +61,7 @@ func (s *sa) datagram(d ike.Datagram) {
 		s.clear(m, w, response)
 		return
 	}
-	if s.inCipher == nil || w.SK == nil {
+	if s.inCipher == nil || w.SK == nil && w.SKF == nil {
 		s.drops.unauthenticated++
 		return
 	}
@@ -95,19 +84,32 @@ func (s *sa) datagram(d ike.Datagram) {
 			return
 		}
 	}
-	plain, err := s.inCipher.Open(raw, len(raw)-len(w.SK.Body))
-	if errors.Is(err, keys.ErrUnauthenticated) {
-		s.drops.unauthenticated++
+	inner, err := s.unseal(w, d.Path, response)
+	if inner == nil && err == nil {
 		return
 	}
 	if err == nil {
-		m.payloads, err = wire.ParsePayloads(w.SK.First, plain)
+		m.content, m.path = *inner, inner.path
+		m.payloads, err = wire.ParsePayloads(inner.first, inner.plain)
 	}
 	if response && err == nil && s.serving != nil {
 		s.held = m
 		return
 	}
 	s.authentic(m, response, err)
+}
+
+// unseal authenticates and decrypts. It returns nothing for what is not authentic, and for a fragment of what is not there yet.
+func (s *sa) unseal(w *wire.Message, from policy.Path, response bool) (*content, error) {
+	if w.SKF != nil {
+		return s.collect(w, from, response)
+	}
+	plain, err := s.inCipher.Open(w.Raw, len(w.Raw)-len(w.SK.Body))
+	if errors.Is(err, keys.ErrUnauthenticated) {
+		s.drops.unauthenticated++
+		return nil, nil
+	}
+	return &content{w.SK.First, plain, from}, err
 }
 
 // mine checks both SPIs and the flag that says who began (section 3.1).

@@ -23,6 +23,8 @@ type Protocol struct {
 	lines   int // warnings since
 	since   time.Time
 	mutant  mutant
+	// collecting counts the octets of fragments from peers that are not authenticated.
+	collecting int
 	// Taken counts how often each row of the transition table was taken.
 	Taken map[string]uint64
 	// Arrows counts each transition by where it led: "row -> phase", or "phase -> phase" for one of our own.

@@ -266,7 +266,8 @@ type puppet struct {
 	in, out           *keys.Cipher
 	id                policy.Identity
 	psk               string
-	next              uint32 // message ID of our next request
+	next              uint32         // message ID of our next request
+	extra             []wire.Payload // in our first message
 	spi               uint32
 }
 
@@ -345,7 +346,7 @@ func (p *puppet) begin() *puppet {
 		p.t.Fatal(err)
 	}
 	public, _ := mine.Offer()
-	p.request = p.first(&wire.KE{Method: policy.KEX25519, Data: public}, &wire.VendorID{Data: make([]byte, 64)})
+	p.request = p.first(&wire.KE{Method: policy.KEX25519, Data: public}, append(p.extra, &wire.VendorID{Data: make([]byte, 64)})...)
 	sends := p.give(p.request)
 	if len(sends) != 1 {
 		p.t.Fatalf("IKE_SA_INIT is answered with %d datagrams: %q", len(sends), p.b.log)
@@ -503,7 +504,7 @@ func (p *puppet) answerFirst(request []byte) []ike.Send {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.response = p.clear(wire.Header{Flags: wire.FlagResponse, ResponderSPI: p.spiR}, ikeSA(), &wire.KE{Method: ke.Method, Data: public}, &wire.Nonce{Data: p.nr})
+	p.response = p.clear(wire.Header{Flags: wire.FlagResponse, ResponderSPI: p.spiR}, append([]wire.Payload{ikeSA(), &wire.KE{Method: ke.Method, Data: public}, &wire.Nonce{Data: p.nr}}, p.extra...)...)
 	p.derive(shared)
 	return p.give(p.response)
 }

@@ -285,7 +285,7 @@ func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni,
 	n := &sa{
 		env: s.env, proto: s.proto, phase: phaseEstablished, now: s.now, out: s.out, tunnel: s.tunnel, initiator: initiator, spiI: spiI, spiR: spiR,
 		path: s.path, answerPath: s.path, nat: s.nat, ni: ni, nr: nr, proposal: chosen, prf: prf, localID: s.localID, remoteID: s.remoteID,
-		peerIsCoati: s.peerIsCoati, establishedAt: s.now, lastReceived: s.now, changes: map[ike.ChangeID]*child{},
+		frag: fragmenting{agreed: s.frag.agreed, most: s.frag.most}, peerIsCoati: s.peerIsCoati, establishedAt: s.now, lastReceived: s.now, changes: map[ike.ChangeID]*child{},
 	}
 	// The PRF of the old SA makes the seed; the new one's makes the keys (section 2.18).
 	if err := n.makeKeys(keys.RekeySKEYSEED(s.prf, s.keys.D, shared, ni, nr)); err != nil {

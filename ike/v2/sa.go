@@ -51,6 +51,7 @@ type sa struct {
 	path       policy.Path // where our requests go
 	answerPath policy.Path // where the request being served came from
 	nat        natState
+	frag       fragmenting
 
 	start    initState // until the SA is established
 	ni, nr   []byte
@@ -100,7 +101,7 @@ type sa struct {
 	refusal   error // what an unauthenticated refusal of IKE_SA_INIT said
 	refusedAt int
 	reason    ike.CloseReason
-	drops     struct{ malformed, foreign, unauthenticated, window uint64 }
+	drops     struct{ malformed, foreign, unauthenticated, window, fragments uint64 }
 }
 
 // delayed is a task that begins at its time.
@@ -194,7 +195,7 @@ func (s *sa) Deadline() time.Time {
 	if s.pending != nil {
 		d = s.pending.next
 	}
-	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.answerAt, s.reauthAt, s.resumeAt, s.livenessAt()} {
+	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.answerAt, s.reauthAt, s.resumeAt, s.livenessAt(), s.frag.stale()} {
 		d = ike.Earlier(d, t)
 	}
 	for i := range s.reaps {
@@ -226,6 +227,7 @@ func (s *sa) timer() {
 		s.fail(errors.New("the IKE SA reached its lifetime before a rekey succeeded"), ike.ClosedExpired)
 		return
 	}
+	s.forgetStale()
 	s.retransmit()
 	if s.phase >= phaseDraining {
 		return

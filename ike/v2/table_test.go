@@ -110,6 +110,13 @@ func TestEveryArrowIsTaken(t *testing.T) {
 	}
 	count(b)
 
+	b = newBench(t, nil, tunnel())
+	p = newPuppet(b).begin()
+	if p.psk = "guessed"; !has(p.authenticate(), wire.NotifyAuthenticationFailed) {
+		t.Error("a guessed key is not refused")
+	}
+	count(b)
+
 	for _, badly := range []func(p *puppet, auth []byte){
 		func(p *puppet, auth []byte) { p.reply(auth) },
 		func(p *puppet, auth []byte) {

@@ -23,7 +23,7 @@ const idReserve = 1 << 16
 type request struct {
 	id       uint32
 	exchange wire.ExchangeType
-	bytes    []byte
+	msg      *sealed
 	tries    int
 	gap      time.Duration
 	next     time.Time
@@ -36,7 +36,8 @@ type cached struct {
 	digest   [32]byte
 	valid    bool
 	exchange wire.ExchangeType
-	response []byte
+	response *sealed
+	repeats  int // how often the peer asked again
 }
 
 // task is an exchange we want to begin. Tasks run one after the other.
@@ -85,21 +86,21 @@ func (s *sa) sendRequest(ex wire.ExchangeType, after ike.ChangeID, payloads ...w
 	s.startRequest(ex, b, after)
 }
 
-func (s *sa) startRequest(ex wire.ExchangeType, b []byte, after ike.ChangeID) {
+func (s *sa) startRequest(ex wire.ExchangeType, m *sealed, after ike.ChangeID) {
 	if s.nextID == math.MaxUint32 {
 		// Message IDs do not start again (section 2.2); a rekey long before is the rule.
 		s.fail(errors.New("the IKE SA has no message ID left"), ike.ClosedExpired)
 		return
 	}
 	l := &s.env.Limits
-	s.pending = &request{id: s.nextID, exchange: ex, bytes: b, gap: l.RetransmitFirst, after: after}
+	s.pending = &request{id: s.nextID, exchange: ex, msg: m, gap: l.RetransmitFirst, after: after}
 	s.nextID++
 	s.wear()
 	s.transmit(s.pending)
 }
 
 func (s *sa) transmit(r *request) {
-	s.out.Sends = append(s.out.Sends, ike.Send{Path: s.path, Bytes: append([]byte(nil), r.bytes...), After: r.after})
+	s.sendAll(s.path, r.msg, r.after)
 	r.after = 0
 	r.next = s.now.Add(r.gap + s.env.Jitter(r.gap/10))
 	r.gap = time.Duration(float64(r.gap) * s.env.Limits.RetransmitFactor)
@@ -125,9 +126,24 @@ func (s *sa) retransmit() {
 }
 
 func (s *sa) repeat() {
-	s.pending.tries++
+	if r := s.pending; r.tries >= probeTries && s.recut(r.msg) {
+		// Perhaps it is too large for the path: the timers start over (RFC 7383, section 2.5.2).
+		r.tries, r.gap = 0, s.env.Limits.RetransmitFirst
+	} else {
+		r.tries++
+	}
 	s.transmit(s.pending)
 }
+
+// sendAll sends the datagrams of a message.
+func (s *sa) sendAll(to policy.Path, m *sealed, after ike.ChangeID) {
+	for _, b := range m.parts {
+		s.out.Sends = append(s.out.Sends, ike.Send{Path: to, Bytes: slices.Clone(b), After: after})
+	}
+}
+
+// inClear is a message of IKE_SA_INIT.
+func inClear(b []byte) *sealed { return &sealed{parts: [][]byte{b}} }
 
 // repeated says whether the datagram is the peer's latest request once more. If so the cached response is sent again,
 // once it exists. Equal octets were authenticated the first time, but the address they come from now was not: it gets no
@@ -136,15 +152,19 @@ func (s *sa) repeated(m *wire.Message, from policy.Path) bool {
 	if !s.cache.valid || m.MessageID != s.cache.id || m.Exchange != s.cache.exchange {
 		return false
 	}
-	if sha256.Sum256(m.Raw) != s.cache.digest {
+	repeated, answer := s.repeatedFragment(m)
+	if !repeated && sha256.Sum256(m.Raw) != s.cache.digest {
 		return false
 	}
-	if s.cache.response != nil && s.proto.mutant != noCache {
+	if r := s.cache.response; r != nil && (answer || !repeated) && s.proto.mutant != noCache {
+		if s.cache.repeats++; s.cache.repeats%probeTries == 0 {
+			s.recut(r) // perhaps the answer is what does not arrive
+		}
 		to := s.answerPath
-		if len(s.cache.response) <= len(m.Raw) {
+		if r.octets() <= len(m.Raw) {
 			to = from
 		}
-		s.out.Sends = append(s.out.Sends, ike.Send{Path: to, Bytes: append([]byte(nil), s.cache.response...)})
+		s.sendAll(to, r, 0)
 	}
 	return true
 }
@@ -168,7 +188,7 @@ func (s *sa) wear() {
 // respond seals the response to the latest request, caches and sends it.
 func (s *sa) respond(after ike.ChangeID, payloads ...wire.Payload) {
 	if s.prepare(payloads...) {
-		s.out.Sends = append(s.out.Sends, ike.Send{Path: s.answerPath, Bytes: slices.Clone(s.cache.response), After: after})
+		s.sendAll(s.answerPath, s.cache.response, after)
 	}
 }
 

@@ -182,6 +182,7 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"remote-auth", t.RemoteAuth.String()},
 		{"ike", sayList(t.IKE)},
 		{"encap", t.Encap.String()},
+		{"fragment-size", sayFragmentSize(t)},
 	}
 }
 

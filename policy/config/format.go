@@ -152,6 +152,7 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.proposals("ike", t.IKE, defaultIKE)
 	w.text("start", t.Start.String(), start.String())
 	w.text("encap", t.Encap.String(), policy.EncapAuto.String())
+	w.fragmentSize(t)
 	w.text("dpd", sayDuration(t.DPD), sayDuration(DefaultDPD))
 	w.text("keepalive", sayDuration(t.Keepalive), sayDuration(DefaultKeepalive))
 	w.text("lifetime", sayDuration(t.Lifetime), sayDuration(DefaultLifetime))

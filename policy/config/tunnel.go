@@ -110,6 +110,7 @@ var tunnelKeys = []key[draft]{
 			d.tunnel.Encap = policy.EncapMode(i)
 		}
 	}},
+	{"fragment-size", (*loader).readFragmentSize},
 	{"dpd", func(l *loader, d *draft, k setting) { d.tunnel.DPD, _ = k.duration(l) }},
 	{"keepalive", func(l *loader, d *draft, k setting) { d.tunnel.Keepalive, _ = k.duration(l) }},
 	{"lifetime", func(l *loader, d *draft, k setting) { d.tunnel.Lifetime, _ = k.duration(l) }},

@@ -18,6 +18,9 @@ func (l *loader) finishVersion1(d *draft) {
 	if t.LocalAuth != policy.ByPSK || t.RemoteAuth != policy.ByPSK {
 		l.errorf(d.keys["version"], "version: IKEv1 authenticates by a pre-shared key alone: name psk-file, and no other way")
 	}
+	if at, set := d.keys["fragment-size"]; set {
+		l.errorf(at, "fragment-size: fragments of IKEv1 are not built in: leave the key out")
+	}
 	if _, set := d.keys["ike"]; !set {
 		t.IKE = defaultV1IKE
 	}

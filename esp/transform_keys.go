@@ -95,5 +95,5 @@ func newMAC(i *policy.Algorithm, key []byte) (batch.MAC, error) {
 	if h := integrityHashes[i.ID]; h != nil {
 		return batch.HMAC(h, key), nil
 	}
-	return nil, fmt.Errorf("esp has no integrity algorithm %s", i.Keyword)
+	return batch.MAC{}, fmt.Errorf("esp has no integrity algorithm %s", i.Keyword)
 }

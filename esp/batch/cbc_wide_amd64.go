@@ -23,32 +23,26 @@ var (
 	_ [16]struct{} = [unsafe.Offsetof(cbcLane{}.iv)]struct{}{}
 )
 
-// wideCBC encrypts eight packets side by side, hashes two (HMAC-SHA1: 16), and decrypts eight blocks of one. What it does not know goes to
-// slow: jobs whose Head does not lie in front of Text, and with a hash that has no lanes, the tags.
+// wideCBC encrypts eight packets side by side, hashes as many as mac does, and decrypts eight blocks of one. What it does not know goes to
+// slow: jobs that mac does not know, and where there is no mac or too few jobs for it, the tags.
 type wideCBC struct {
-	slow         *cbc
-	enc, dec     [16][16]byte // round keys
-	rounds       int
-	sha          *sha
-	many         bool      // sha1x16 may be used
-	inner, outer [8]uint32 // states behind HMAC's first blocks (RFC 2104, section 4)
+	slow     *cbc
+	enc, dec [16][16]byte // round keys
+	rounds   int
+	mac      *wideMAC // nil: the hash has no lanes
 }
 
 func newWideCBC(kernel string, key, macKey []byte, h func() hash.Hash, slow *cbc) Key {
 	if kernel == Generic || !cpu.X86.HasAES || !cpu.X86.HasAVX {
 		return nil
 	}
-	w := &wideCBC{slow: slow, rounds: len(key)/4 + 6, sha: lanesFor(h)}
+	w := &wideCBC{slow: slow, rounds: len(key)/4 + 6, mac: newWideMAC(kernel, macKey, h, slow.tagLen)}
 	expand(key, &w.enc)
 	for r := range w.rounds + 1 {
 		w.dec[r] = w.enc[w.rounds-r]
 		if r > 0 && r < w.rounds {
 			aesInverseKey(&w.dec[r][0])
 		}
-	}
-	if w.sha != nil {
-		w.many = kernel == VAES512 && w.sha.many > 0
-		w.inner, w.outer = w.sha.keyed(macKey, h)
 	}
 	return w
 }
@@ -59,7 +53,7 @@ func (w *wideCBC) TagLen() int { return w.slow.tagLen }
 func (w *wideCBC) knows(j *Job) bool {
 	n := len(j.Text)
 	_ = j.Text[:n+w.slow.tagLen]
-	return n%aes.BlockSize == 0 && (w.sha == nil || len(j.Tail) <= 64 && behind(j.Head, j.Text))
+	return n%aes.BlockSize == 0 && (w.mac == nil || w.mac.knows(j))
 }
 
 // behind says whether text begins where head ends.
@@ -83,6 +77,11 @@ func (w *wideCBC) run(jobs []Job) int {
 	return len(jobs)
 }
 
+// tagsInLanes says whether mac makes the tags of so many jobs.
+func (w *wideCBC) tagsInLanes(jobs int) bool {
+	return w.mac != nil && (w.mac.sha.pairs || jobs >= w.mac.few())
+}
+
 func (w *wideCBC) Seal(jobs []Job) {
 	for len(jobs) > 0 {
 		n := w.run(jobs)
@@ -98,8 +97,8 @@ func (w *wideCBC) Seal(jobs []Job) {
 
 func (w *wideCBC) seal(jobs []Job) {
 	w.encrypt(jobs)
-	if w.sha != nil {
-		w.macs(jobs, false)
+	if w.tagsInLanes(len(jobs)) {
+		w.mac.tags(jobs, false)
 		return
 	}
 	s := w.slow.states.get()
@@ -124,8 +123,8 @@ func (w *wideCBC) Open(jobs []Job) {
 }
 
 func (w *wideCBC) open(jobs []Job) {
-	if w.sha != nil {
-		w.macs(jobs, true)
+	if w.tagsInLanes(len(jobs)) {
+		w.mac.tags(jobs, true)
 	} else {
 		s := w.slow.states.get()
 		for i := range jobs {

@@ -4,6 +4,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"hash"
+	"slices"
 )
 
 // Encrypt-then-MAC of any cipher and any MAC, one job after another: the generic way for what has no kernel of its own.
@@ -20,8 +21,22 @@ type Cipher struct {
 	block int // texts are whole blocks of so many octets
 }
 
-// MAC makes what one goroutine authenticates with: a hash.Hash whose Sum is the tag, and whose Reset keeps its key.
-type MAC func() (hash.Hash, error)
+// MAC makes what one goroutine authenticates with.
+type MAC struct {
+	make func() (hash.Hash, error) // its Sum is the tag, and its Reset keeps the key
+	// lanes makes what computes tags of tagLen octets side by side, nil if there is nothing.
+	lanes func(kernel string, tagLen int) tagger
+}
+
+// tagger computes tags of many jobs side by side.
+type tagger interface {
+	// knows says whether it can do a job.
+	knows(j *Job) bool
+	// few is from how many jobs on it is faster than one after another.
+	few() int
+	// tags writes the tags of jobs that it knows, or with open compares them and sets OK.
+	tags(jobs []Job, open bool)
+}
 
 type etmState struct {
 	crypter crypter
@@ -34,10 +49,19 @@ type etm struct {
 	mac    MAC
 	tagLen int
 	states *idle[etmState]
+	lanes  tagger // may be nil
 }
 
 // NewEncryptThenMAC makes a key of a cipher and a MAC over Head, the ciphertext and Tail, cut to tagLen octets.
 func NewEncryptThenMAC(c Cipher, m MAC, tagLen int) (Key, error) {
+	return NewEncryptThenMACFor(chosen, c, m, tagLen)
+}
+
+// NewEncryptThenMACFor is NewEncryptThenMAC for one of Kernels.
+func NewEncryptThenMACFor(kernel string, c Cipher, m MAC, tagLen int) (Key, error) {
+	if !slices.Contains(available, kernel) {
+		return nil, fmt.Errorf("this machine has no kernel %q", kernel)
+	}
 	e := &etm{cipher: c, mac: m, tagLen: tagLen}
 	states, err := seeded(e.newState)
 	if err != nil {
@@ -47,6 +71,9 @@ func NewEncryptThenMAC(c Cipher, m MAC, tagLen int) (Key, error) {
 		return nil, fmt.Errorf("tag of %d octets from a mac of %d", tagLen, size)
 	}
 	e.states = states
+	if m.lanes != nil {
+		e.lanes = m.lanes(kernel, tagLen)
+	}
 	return e, nil
 }
 
@@ -55,7 +82,7 @@ func (e *etm) newState() (*etmState, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := e.mac()
+	m, err := e.mac.make()
 	if err != nil {
 		return nil, err
 	}
@@ -65,25 +92,56 @@ func (e *etm) newState() (*etmState, error) {
 
 func (e *etm) TagLen() int { return e.tagLen }
 
+// run is how many jobs from the first on have their tags made side by side. Zero: the first one goes alone.
+func (e *etm) run(jobs []Job) int {
+	if e.lanes == nil || len(jobs) < e.lanes.few() {
+		return 0
+	}
+	n := 0
+	for n < len(jobs) && e.lanes.knows(&jobs[n]) {
+		n++
+	}
+	if n < e.lanes.few() {
+		return 0
+	}
+	return n
+}
+
 func (e *etm) Seal(jobs []Job) {
 	s := e.states.get()
-	for i := range jobs {
-		j := &jobs[i]
-		s.crypter.seal(&j.IV, j.Text)
-		copy(j.Text[len(j.Text):len(j.Text)+e.tagLen], s.tag(j))
+	for len(jobs) > 0 {
+		n := e.run(jobs)
+		for i := range max(n, 1) {
+			s.crypter.seal(&jobs[i].IV, jobs[i].Text)
+		}
+		if n > 0 {
+			e.lanes.tags(jobs[:n], false)
+		} else {
+			j := &jobs[0]
+			copy(j.Text[len(j.Text):len(j.Text)+e.tagLen], s.tag(j))
+		}
+		jobs = jobs[max(n, 1):]
 	}
 	e.states.put(s)
 }
 
 func (e *etm) Open(jobs []Job) {
 	s := e.states.get()
-	for i := range jobs {
-		j := &jobs[i]
-		tag := j.Text[len(j.Text) : len(j.Text)+e.tagLen]
-		j.OK = len(j.Text)%e.cipher.block == 0 && subtle.ConstantTimeCompare(tag, s.tag(j)[:e.tagLen]) == 1
-		if j.OK {
-			s.crypter.open(&j.IV, j.Text)
+	for len(jobs) > 0 {
+		n := e.run(jobs)
+		if n > 0 {
+			e.lanes.tags(jobs[:n], true)
+		} else {
+			j := &jobs[0]
+			j.OK = subtle.ConstantTimeCompare(j.Text[len(j.Text):len(j.Text)+e.tagLen], s.tag(j)[:e.tagLen]) == 1
 		}
+		for i := range max(n, 1) {
+			j := &jobs[i]
+			if j.OK = j.OK && len(j.Text)%e.cipher.block == 0; j.OK {
+				s.crypter.open(&j.IV, j.Text)
+			}
+		}
+		jobs = jobs[max(n, 1):]
 	}
 	e.states.put(s)
 }

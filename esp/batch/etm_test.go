@@ -187,7 +187,7 @@ func TestWycheproofCMAC(t *testing.T) {
 
 func macInPieces(t *testing.T, m MAC, msg []byte, piece int) []byte {
 	t.Helper()
-	h, err := m()
+	h, err := m.make()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,6 +90,42 @@ func TestCBCStaysInItsBuffers(t *testing.T) {
 	})
 }
 
+// Texts of any length, as many packets as are hashed side by side, each between pages of its own.
+func TestHMACStaysInItsBuffers(t *testing.T) {
+	forEachKernel(t, func(t *testing.T, kernel string) {
+		var mem [16][]byte
+		for i := range mem {
+			mem[i] = guarded(t, 1)
+		}
+		for name, h := range cbcHashes {
+			const tagLen = 12
+			k := fatal[Key](t)(NewEncryptThenMACFor(kernel, NoCipher(), HMAC(h, make([]byte, 20)), tagLen))
+			for size := 0; size <= 2100; size += stride() {
+				if size > 300 {
+					size += 16 // 17 at a time: at every place in a block there comes an end
+				}
+				for _, atEnd := range []bool{false, true} {
+					jobs := make([]Job, len(mem))
+					for i := range jobs {
+						packet := mem[i][:8+size+tagLen]
+						if atEnd {
+							packet = mem[i][len(mem[i])-len(packet):]
+						}
+						jobs[i] = Job{Head: packet[:8], Text: packet[8 : 8+size]}
+					}
+					k.Seal(jobs)
+					k.Open(jobs)
+					for i := range jobs {
+						if !jobs[i].OK {
+							t.Fatalf("%s: %d octets sealed do not open", name, size)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // As many packets as are hashed side by side and one more, each between pages of its own.
 func TestChaChaStaysInItsBuffers(t *testing.T) {
 	forEachKernel(t, func(t *testing.T, kernel string) {

@@ -1,149 +1,98 @@
 package batch
 
 import (
-	"crypto/sha1"
-	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/binary"
 	"hash"
 	"math"
-	"slices"
 	"unsafe"
-
-	"golang.org/x/sys/cpu"
 )
-
-// hasSHA says whether the processor has the SHA instructions: bit 29, which x/sys does not tell. AVX2 implies that there
-// is such a leaf.
-var hasSHA = cpu.X86.HasAVX2 && cpu.X86.HasSSSE3 && cpu.X86.HasSSE41 && leaf7ebx()>>29&1 == 1
 
 const (
 	macLanes = 16 // as many messages are hashed side by side at most
 	macPair  = 2
 )
 
+// macState is a hash's state in words of 32 bits: in the order of the SHA instructions where a hash has such, else as in the digest.
+type macState [16]uint32
+
 // macLane is one of the messages that are hashed side by side. sha1x2 and sha256x2 know text's and state's offsets, and the
 // size. The rest is in macWork.
 type macLane struct {
 	text  unsafe.Pointer
 	left  int // blocks
-	state [8]uint32
+	state macState
 }
 
 // macWork is where a lane is: at the packet's whole blocks, at the rest of it with the padding, or at HMAC's outer hash.
 type macWork struct {
 	job   *Job
 	stage int
-	end   [192]byte // what is left of the packet, Tail, the padding
+	end   [256]byte // what is left of the packet, Tail, the padding
 	ends  int       // blocks of end
 }
 
-// wideLanes is what sha1x16 reads and writes of 16 macLanes: the states word by word.
+// wideLanes is what sha1x16, sha256x16 and sha512x8 read and write of macLanes: the states word by word. A word of 64 bits takes
+// two places, low half first.
 type wideLanes struct {
 	text  [macLanes]unsafe.Pointer
-	state [5][macLanes]uint32
+	state [8][macLanes]uint32
 }
 
 var (
-	_ [48]struct{}  = [unsafe.Sizeof(macLane{})]struct{}{}
+	_ [80]struct{}  = [unsafe.Sizeof(macLane{})]struct{}{}
 	_ [16]struct{}  = [unsafe.Offsetof(macLane{}.state)]struct{}{}
 	_ [128]struct{} = [unsafe.Offsetof(wideLanes{}.state)]struct{}{}
 )
 
-// sha is what the lanes must know of a hash of 64-octet blocks.
-type sha struct {
-	start [8]uint32 // in the order of the SHA instructions, as every state here
-	order [8]uint8  // where the words of the digest are in a state
-	words int       // of the digest
-	many  int       // from how many messages on sha1x16 is faster than pairs; 0: it does not know the hash
+// wideMAC computes HMACs (RFC 2104) of packets side by side. It knows packets of which Head lies in front of Text.
+type wideMAC struct {
+	sha          *sha
+	many         bool // the wide function may be used
+	tagLen       int
+	inner, outer macState // behind the key's blocks
 }
 
-func (s *sha) blocks(lanes *[macPair]macLane, n int) {
-	if s == &sha1Lanes {
-		sha1x2((*byte)(unsafe.Pointer(lanes)), n)
-	} else {
-		sha256x2((*byte)(unsafe.Pointer(lanes)), n)
-	}
-}
-
-// put and get move the state of one lane.
-func (s *sha) put(lanes *wideLanes, i int, state *[8]uint32) {
-	for word := range s.words {
-		lanes.state[word][i&15] = state[s.order[word&7]&7]
-	}
-}
-
-func (s *sha) get(lanes *wideLanes, i int, state *[8]uint32) {
-	for word := range s.words {
-		state[s.order[word&7]&7] = lanes.state[word][i&15]
-	}
-}
-
-var (
-	// Words F, E, B, A, H, G, D, C.
-	sha256Lanes = sha{
-		start: [8]uint32{0x9b05688c, 0x510e527f, 0xbb67ae85, 0x6a09e667, 0x5be0cd19, 0x1f83d9ab, 0xa54ff53a, 0x3c6ef372},
-		order: [8]uint8{3, 2, 7, 6, 1, 0, 5, 4},
-		words: 8,
-	}
-	// Words D, C, B, A, and E at the end.
-	sha1Lanes = sha{
-		start: [8]uint32{0x10325476, 0x98badcfe, 0xefcdab89, 0x67452301, 0, 0, 0, 0xc3d2e1f0},
-		order: [8]uint8{3, 2, 1, 0, 7},
-		words: 5,
-		many:  7,
-	}
-)
-
-// lanesFor finds the lanes of a hash, nil if there are none.
-func lanesFor(h func() hash.Hash) *sha {
-	if !hasSHA {
+// newWideMAC makes one for a hash, nil where the kernel has no lanes for it.
+func newWideMAC(kernel string, macKey []byte, h func() hash.Hash, tagLen int) *wideMAC {
+	if kernel == Generic {
 		return nil
 	}
-	empty := h().Sum(nil)
-	if want := sha256.Sum256(nil); slices.Equal(empty, want[:]) {
-		return &sha256Lanes
+	s := lanesFor(h)
+	if s == nil || !s.pairs && kernel != VAES512 {
+		return nil
 	}
-	if want := sha1.Sum(nil); slices.Equal(empty, want[:]) {
-		return &sha1Lanes
+	w := &wideMAC{sha: s, many: kernel == VAES512, tagLen: tagLen}
+	w.inner, w.outer = s.keyed(macKey, h)
+	return w
+}
+
+// newTagger is newWideMAC for those who know it only as an interface.
+func newTagger(kernel string, macKey []byte, h func() hash.Hash, tagLen int) tagger {
+	if w := newWideMAC(kernel, macKey, h, tagLen); w != nil {
+		return w
 	}
 	return nil
 }
 
-// keyed hashes HMAC's first blocks, the key with two paddings.
-func (s *sha) keyed(macKey []byte, h func() hash.Hash) (inner, outer [8]uint32) {
-	var block [2][64]byte
-	if len(macKey) > 64 {
-		d := h()
-		d.Write(macKey)
-		macKey = d.Sum(nil)
-		defer clear(macKey)
-	}
-	var lanes [macPair]macLane
-	for i, pad := range []byte{0x36, 0x5c} {
-		copy(block[i][:], macKey)
-		for j := range block[i] {
-			block[i][j] ^= pad
-		}
-		lanes[i] = macLane{text: unsafe.Pointer(&block[i]), state: s.start}
-	}
-	s.blocks(&lanes, 1)
-	clear(block[0][:])
-	clear(block[1][:])
-	inner, outer = lanes[0].state, lanes[1].state
-	clear(lanes[:])
-	return inner, outer
-}
+// macTail is how long Tail may be, octets.
+const macTail = 64
 
-// macs writes the tags of all jobs, or compares them. Lanes take one job after another; with many, all go on together, else
+// knows says whether the lanes can do a job.
+func (w *wideMAC) knows(j *Job) bool { return len(j.Tail) <= macTail && behind(j.Head, j.Text) }
+
+// few is the number of jobs from which on the lanes are faster than Go's own code.
+func (w *wideMAC) few() int { return w.sha.few }
+
+// tags writes the tags of all jobs, or compares them. Lanes take one job after another; with many, all go on together, else
 // two at a time. Only when no jobs are left do lanes fall idle, so what has once become too few stays it.
-func (w *wideCBC) macs(jobs []Job, open bool) {
+func (w *wideMAC) tags(jobs []Job, open bool) {
 	var lanes [macLanes]macLane
 	var work [macLanes]macWork
 	var wide wideLanes
 	width, many := macPair, false
-	if w.many && len(jobs) >= w.sha.many {
-		width, many = macLanes, true
+	if w.many && (len(jobs) >= w.sha.many || !w.sha.pairs) {
+		width, many = w.sha.width, true
 	}
 	for {
 		busy, first, second, least := 0, 0, 0, math.MaxInt
@@ -173,7 +122,7 @@ func (w *wideCBC) macs(jobs []Job, open bool) {
 		if busy == 0 {
 			return
 		}
-		if many && busy < w.sha.many {
+		if many && busy < w.sha.many && w.sha.pairs {
 			many = false
 			for i := range width {
 				w.sha.get(&wide, i, &lanes[i].state)
@@ -182,7 +131,7 @@ func (w *wideCBC) macs(jobs []Job, open bool) {
 		if !many {
 			pair := [macPair]macLane{lanes[first], lanes[second]} // the same twice if there is but one
 			least = min(pair[0].left, pair[1].left)
-			w.sha.blocks(&pair, least)
+			w.sha.blocksOfPair(&pair, least)
 			lanes[first].state, lanes[second].state = pair[0].state, pair[1].state
 		} else {
 			for i := range width {
@@ -191,14 +140,14 @@ func (w *wideCBC) macs(jobs []Job, open bool) {
 					wide.text[i] = lanes[first].text
 				}
 			}
-			sha1x16((*byte)(unsafe.Pointer(&wide)), least)
+			w.sha.blocksOfMany(&wide, least)
 		}
 		for i := range width {
 			if work[i].job == nil || !many && i != first && i != second {
 				continue
 			}
 			if lanes[i].left -= least; lanes[i].left > 0 {
-				lanes[i].text = unsafe.Add(lanes[i].text, 64*least)
+				lanes[i].text = unsafe.Add(lanes[i].text, w.sha.block*least)
 				continue
 			}
 			if many && work[i].stage > 0 {
@@ -212,25 +161,25 @@ func (w *wideCBC) macs(jobs []Job, open bool) {
 	}
 }
 
-// Stages after the first leave a lane's text nil for macs to fill in: set through a pointer, here or in macs, it would put work
+// Stages after the first leave a lane's text nil for tags to fill in: set through a pointer, here or in tags, it would put work
 // on the heap.
 
 // begin sets a lane to the whole blocks of Head and Text, which lie behind each other, and writes their rest.
-func (w *wideCBC) begin(l *macLane, k *macWork, j *Job) {
-	n := len(j.Head) + len(j.Text)
-	whole := n / 64
+func (w *wideMAC) begin(l *macLane, k *macWork, j *Job) {
+	n, block := len(j.Head)+len(j.Text), w.sha.block
+	whole := n / block
 	first := unsafe.SliceData(j.Text)
 	if len(j.Head) > 0 {
 		first = &j.Head[0]
 	}
 	clear(k.end[:])
-	at := whole * 64
+	at := whole * block
 	m := copy(k.end[:], j.Head[min(at, len(j.Head)):])
 	m += copy(k.end[m:], j.Text[max(0, at-len(j.Head)):])
 	m += copy(k.end[m:], j.Tail)
 	k.end[m] = 0x80
-	k.ends = (m + 1 + 8 + 63) / 64
-	binary.BigEndian.PutUint64(k.end[k.ends*64-8:], uint64(64+n+len(j.Tail))*8)
+	k.ends = (m + 1 + block/8 + block - 1) / block // behind 0x80 a length of an eighth of a block
+	binary.BigEndian.PutUint64(k.end[k.ends*block-8:], uint64(block+n+len(j.Tail))*8)
 	k.job, k.stage = j, 0
 	l.state = w.inner
 	l.text, l.left = unsafe.Pointer(first), whole
@@ -240,25 +189,23 @@ func (w *wideCBC) begin(l *macLane, k *macWork, j *Job) {
 }
 
 // next sets a lane that has come to the end of its text to what follows, and ends a job that has all.
-func (w *wideCBC) next(l *macLane, k *macWork, open bool) {
-	var sum [32]byte
+func (w *wideMAC) next(l *macLane, k *macWork, open bool) {
+	var sum [64]byte
 	if k.stage > 0 {
-		for i := range w.sha.words {
-			binary.BigEndian.PutUint32(sum[4*(i&7):], l.state[w.sha.order[i&7]&7])
-		}
+		w.sha.digest(&sum, &l.state)
 	}
 	switch k.stage++; k.stage {
 	case 1:
 		l.text, l.left = nil, k.ends
 	case 2:
-		size := 4 * w.sha.words
-		clear(k.end[:64])
+		size, block := w.sha.size, w.sha.block
+		clear(k.end[:block])
 		copy(k.end[:], sum[:size])
 		k.end[size] = 0x80
-		binary.BigEndian.PutUint16(k.end[62:], uint16(64+size)*8)
+		binary.BigEndian.PutUint16(k.end[block-2:], uint16(block+size)*8)
 		l.state, l.text, l.left = w.outer, nil, 1
 	case 3:
-		j, n := k.job, w.slow.tagLen
+		j, n := k.job, w.tagLen
 		tag := j.Text[len(j.Text) : len(j.Text)+n]
 		if open {
 			j.OK = subtle.ConstantTimeCompare(tag, sum[:n]) == 1

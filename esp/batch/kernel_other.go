@@ -11,3 +11,5 @@ func newWideGCM(string, []byte, *gcm) Key { return nil }
 func newWideCBC(_ string, _, _ []byte, _ func() hash.Hash, _ *cbc) Key { return nil }
 
 func newWideChaCha(string, []byte, *chacha) Key { return nil }
+
+func newTagger(string, []byte, func() hash.Hash, int) tagger { return nil }

@@ -102,6 +102,16 @@ func sha1x2(lanes *byte, blocks int)
 //go:noescape
 func sha1x16(lanes *byte, blocks int)
 
+// sha256x16 hashes blocks of 16 messages.
+//
+//go:noescape
+func sha256x16(lanes *byte, blocks int)
+
+// sha512x8 hashes blocks of 8 messages.
+//
+//go:noescape
+func sha512x8(lanes *byte, blocks int)
+
 // chacha20x16 adds the key stream to 16 blocks of each of n groups.
 //
 //go:noescape

@@ -13079,20 +13079,24 @@ DATA swapWords<>+0(SB)/8, $0x0405060700010203
 DATA swapWords<>+8(SB)/8, $0x0c0d0e0f08090a0b
 GLOBL swapWords<>(SB), RODATA|NOPTR, $16
 
+DATA swapLongs<>+0(SB)/8, $0x0001020304050607
+DATA swapLongs<>+8(SB)/8, $0x08090a0b0c0d0e0f
+GLOBL swapLongs<>(SB), RODATA|NOPTR, $16
+
 // func sha256x2(lanes *byte, blocks int)
 // Requires: SHA, SSE2, SSSE3
 TEXT ·sha256x2(SB), NOSPLIT, $0-16
 	MOVQ  lanes+0(FP), DI
 	MOVQ  blocks+8(FP), CX
 	MOVQ  (DI), R8
-	MOVQ  48(DI), R9
+	MOVQ  80(DI), R9
 	MOVOU swapWords<>+0(SB), X15
 
 block:
 	MOVOU       16(DI), X1
 	MOVOU       32(DI), X2
-	MOVOU       64(DI), X3
-	MOVOU       80(DI), X4
+	MOVOU       96(DI), X3
+	MOVOU       112(DI), X4
 	MOVOU       (R8), X5
 	PSHUFB      X15, X5
 	MOVOU       (R9), X9
@@ -13395,12 +13399,12 @@ block:
 	MOVOU       32(DI), X0
 	PADDD       X0, X2
 	MOVOU       X2, 32(DI)
-	MOVOU       64(DI), X0
+	MOVOU       96(DI), X0
 	PADDD       X0, X3
-	MOVOU       X3, 64(DI)
-	MOVOU       80(DI), X0
+	MOVOU       X3, 96(DI)
+	MOVOU       112(DI), X0
 	PADDD       X0, X4
-	MOVOU       X4, 80(DI)
+	MOVOU       X4, 112(DI)
 	ADDQ        $0x40, R8
 	ADDQ        $0x40, R9
 	DECQ        CX
@@ -13429,14 +13433,14 @@ TEXT ·sha1x2(SB), NOSPLIT, $0-16
 	MOVQ  lanes+0(FP), DI
 	MOVQ  blocks+8(FP), CX
 	MOVQ  (DI), R8
-	MOVQ  48(DI), R9
+	MOVQ  80(DI), R9
 	MOVOU reverse<>+0(SB), X15
 
 block:
 	MOVOU     16(DI), X1
 	MOVOU     32(DI), X2
-	MOVOU     64(DI), X8
-	MOVOU     80(DI), X9
+	MOVOU     96(DI), X8
+	MOVOU     112(DI), X9
 	MOVOU     (R8), X4
 	PSHUFB    X15, X4
 	MOVOU     (R9), X11
@@ -13675,12 +13679,12 @@ block:
 	MOVOU     16(DI), X0
 	PADDD     X0, X1
 	MOVOU     X1, 16(DI)
-	MOVOU     80(DI), X0
+	MOVOU     112(DI), X0
 	SHA1NEXTE X0, X9
-	MOVOU     X9, 80(DI)
-	MOVOU     64(DI), X0
+	MOVOU     X9, 112(DI)
+	MOVOU     96(DI), X0
 	PADDD     X0, X8
-	MOVOU     X8, 64(DI)
+	MOVOU     X8, 96(DI)
 	ADDQ      $0x40, R8
 	ADDQ      $0x40, R9
 	DECQ      CX
@@ -14681,7 +14685,4391 @@ block:
 	VMOVDQU32       Z19, 320(DI)
 	VPADDD          384(DI), Z20, Z20
 	VMOVDQU32       Z20, 384(DI)
-	ADDQ            $0x40, DX
+	ADDQ            $0x00000040, DX
+	DECQ            CX
+	JNE             block
+	VZEROALL
+	VPXORQ          Z16, Z16, Z16
+	VPXORQ          Z17, Z17, Z17
+	VPXORQ          Z18, Z18, Z18
+	VPXORQ          Z19, Z19, Z19
+	VPXORQ          Z20, Z20, Z20
+	VPXORQ          Z21, Z21, Z21
+	VPXORQ          Z22, Z22, Z22
+	VPXORQ          Z23, Z23, Z23
+	VPXORQ          Z24, Z24, Z24
+	VPXORQ          Z25, Z25, Z25
+	VPXORQ          Z26, Z26, Z26
+	VPXORQ          Z27, Z27, Z27
+	VPXORQ          Z28, Z28, Z28
+	VPXORQ          Z29, Z29, Z29
+	VPXORQ          Z30, Z30, Z30
+	VPXORQ          Z31, Z31, Z31
+	RET
+
+// func sha256x16(lanes *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·sha256x16(SB), NOSPLIT, $0-16
+	MOVQ lanes+0(FP), DI
+	MOVQ blocks+8(FP), CX
+	XORL DX, DX
+
+block:
+	VBROADCASTI32X4 swapWords<>+0(SB), Z16
+	MOVQ            (DI), AX
+	VMOVDQU32       (AX)(DX*1), Z0
+	VPSHUFB         Z16, Z0, Z0
+	MOVQ            8(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z1
+	VPSHUFB         Z16, Z1, Z1
+	MOVQ            16(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z2
+	VPSHUFB         Z16, Z2, Z2
+	MOVQ            24(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z3
+	VPSHUFB         Z16, Z3, Z3
+	MOVQ            32(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z4
+	VPSHUFB         Z16, Z4, Z4
+	MOVQ            40(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z5
+	VPSHUFB         Z16, Z5, Z5
+	MOVQ            48(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z6
+	VPSHUFB         Z16, Z6, Z6
+	MOVQ            56(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z7
+	VPSHUFB         Z16, Z7, Z7
+	MOVQ            64(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z8
+	VPSHUFB         Z16, Z8, Z8
+	MOVQ            72(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z9
+	VPSHUFB         Z16, Z9, Z9
+	MOVQ            80(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z10
+	VPSHUFB         Z16, Z10, Z10
+	MOVQ            88(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z11
+	VPSHUFB         Z16, Z11, Z11
+	MOVQ            96(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z12
+	VPSHUFB         Z16, Z12, Z12
+	MOVQ            104(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z13
+	VPSHUFB         Z16, Z13, Z13
+	MOVQ            112(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z14
+	VPSHUFB         Z16, Z14, Z14
+	MOVQ            120(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z15
+	VPSHUFB         Z16, Z15, Z15
+	VPUNPCKLDQ      Z1, Z0, Z16
+	VPUNPCKHDQ      Z1, Z0, Z17
+	VPUNPCKLDQ      Z3, Z2, Z18
+	VPUNPCKHDQ      Z3, Z2, Z19
+	VPUNPCKLDQ      Z5, Z4, Z20
+	VPUNPCKHDQ      Z5, Z4, Z21
+	VPUNPCKLDQ      Z7, Z6, Z22
+	VPUNPCKHDQ      Z7, Z6, Z23
+	VPUNPCKLDQ      Z9, Z8, Z24
+	VPUNPCKHDQ      Z9, Z8, Z25
+	VPUNPCKLDQ      Z11, Z10, Z26
+	VPUNPCKHDQ      Z11, Z10, Z27
+	VPUNPCKLDQ      Z13, Z12, Z28
+	VPUNPCKHDQ      Z13, Z12, Z29
+	VPUNPCKLDQ      Z15, Z14, Z30
+	VPUNPCKHDQ      Z15, Z14, Z31
+	VPUNPCKLQDQ     Z18, Z16, Z0
+	VPUNPCKHQDQ     Z18, Z16, Z1
+	VPUNPCKLQDQ     Z19, Z17, Z2
+	VPUNPCKHQDQ     Z19, Z17, Z3
+	VPUNPCKLQDQ     Z22, Z20, Z4
+	VPUNPCKHQDQ     Z22, Z20, Z5
+	VPUNPCKLQDQ     Z23, Z21, Z6
+	VPUNPCKHQDQ     Z23, Z21, Z7
+	VPUNPCKLQDQ     Z26, Z24, Z8
+	VPUNPCKHQDQ     Z26, Z24, Z9
+	VPUNPCKLQDQ     Z27, Z25, Z10
+	VPUNPCKHQDQ     Z27, Z25, Z11
+	VPUNPCKLQDQ     Z30, Z28, Z12
+	VPUNPCKHQDQ     Z30, Z28, Z13
+	VPUNPCKLQDQ     Z31, Z29, Z14
+	VPUNPCKHQDQ     Z31, Z29, Z15
+	VSHUFI32X4      $0x88, Z4, Z0, Z16
+	VSHUFI32X4      $0xdd, Z4, Z0, Z17
+	VSHUFI32X4      $0x88, Z12, Z8, Z18
+	VSHUFI32X4      $0xdd, Z12, Z8, Z19
+	VSHUFI32X4      $0x88, Z5, Z1, Z20
+	VSHUFI32X4      $0xdd, Z5, Z1, Z21
+	VSHUFI32X4      $0x88, Z13, Z9, Z22
+	VSHUFI32X4      $0xdd, Z13, Z9, Z23
+	VSHUFI32X4      $0x88, Z6, Z2, Z24
+	VSHUFI32X4      $0xdd, Z6, Z2, Z25
+	VSHUFI32X4      $0x88, Z14, Z10, Z26
+	VSHUFI32X4      $0xdd, Z14, Z10, Z27
+	VSHUFI32X4      $0x88, Z7, Z3, Z28
+	VSHUFI32X4      $0xdd, Z7, Z3, Z29
+	VSHUFI32X4      $0x88, Z15, Z11, Z30
+	VSHUFI32X4      $0xdd, Z15, Z11, Z31
+	VSHUFI32X4      $0x88, Z18, Z16, Z0
+	VSHUFI32X4      $0xdd, Z18, Z16, Z8
+	VSHUFI32X4      $0x88, Z19, Z17, Z4
+	VSHUFI32X4      $0xdd, Z19, Z17, Z12
+	VSHUFI32X4      $0x88, Z22, Z20, Z1
+	VSHUFI32X4      $0xdd, Z22, Z20, Z9
+	VSHUFI32X4      $0x88, Z23, Z21, Z5
+	VSHUFI32X4      $0xdd, Z23, Z21, Z13
+	VSHUFI32X4      $0x88, Z26, Z24, Z2
+	VSHUFI32X4      $0xdd, Z26, Z24, Z10
+	VSHUFI32X4      $0x88, Z27, Z25, Z6
+	VSHUFI32X4      $0xdd, Z27, Z25, Z14
+	VSHUFI32X4      $0x88, Z30, Z28, Z3
+	VSHUFI32X4      $0xdd, Z30, Z28, Z11
+	VSHUFI32X4      $0x88, Z31, Z29, Z7
+	VSHUFI32X4      $0xdd, Z31, Z29, Z15
+	VMOVDQU32       128(DI), Z16
+	VMOVDQU32       192(DI), Z17
+	VMOVDQU32       256(DI), Z18
+	VMOVDQU32       320(DI), Z19
+	VMOVDQU32       384(DI), Z20
+	VMOVDQU32       448(DI), Z21
+	VMOVDQU32       512(DI), Z22
+	VMOVDQU32       576(DI), Z23
+	VPADDD          Z0, Z23, Z23
+	VPADDD.BCST     sha256K<>+0(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z1, Z22, Z22
+	VPADDD.BCST     sha256K<>+4(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z2, Z21, Z21
+	VPADDD.BCST     sha256K<>+8(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z3, Z20, Z20
+	VPADDD.BCST     sha256K<>+12(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z4, Z19, Z19
+	VPADDD.BCST     sha256K<>+16(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z5, Z18, Z18
+	VPADDD.BCST     sha256K<>+20(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z6, Z17, Z17
+	VPADDD.BCST     sha256K<>+24(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z7, Z16, Z16
+	VPADDD.BCST     sha256K<>+28(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z8, Z23, Z23
+	VPADDD.BCST     sha256K<>+32(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z9, Z22, Z22
+	VPADDD.BCST     sha256K<>+36(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z10, Z21, Z21
+	VPADDD.BCST     sha256K<>+40(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z11, Z20, Z20
+	VPADDD.BCST     sha256K<>+44(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z12, Z19, Z19
+	VPADDD.BCST     sha256K<>+48(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z13, Z18, Z18
+	VPADDD.BCST     sha256K<>+52(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z14, Z17, Z17
+	VPADDD.BCST     sha256K<>+56(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z15, Z16, Z16
+	VPADDD.BCST     sha256K<>+60(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z9, Z0, Z0
+	VPRORD          $0x07, Z1, Z24
+	VPRORD          $0x12, Z1, Z25
+	VPSRLD          $0x03, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPRORD          $0x11, Z14, Z24
+	VPRORD          $0x13, Z14, Z25
+	VPSRLD          $0x0a, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPADDD          Z0, Z23, Z23
+	VPADDD.BCST     sha256K<>+64(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z10, Z1, Z1
+	VPRORD          $0x07, Z2, Z24
+	VPRORD          $0x12, Z2, Z25
+	VPSRLD          $0x03, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPRORD          $0x11, Z15, Z24
+	VPRORD          $0x13, Z15, Z25
+	VPSRLD          $0x0a, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPADDD          Z1, Z22, Z22
+	VPADDD.BCST     sha256K<>+68(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z11, Z2, Z2
+	VPRORD          $0x07, Z3, Z24
+	VPRORD          $0x12, Z3, Z25
+	VPSRLD          $0x03, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPRORD          $0x11, Z0, Z24
+	VPRORD          $0x13, Z0, Z25
+	VPSRLD          $0x0a, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPADDD          Z2, Z21, Z21
+	VPADDD.BCST     sha256K<>+72(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z12, Z3, Z3
+	VPRORD          $0x07, Z4, Z24
+	VPRORD          $0x12, Z4, Z25
+	VPSRLD          $0x03, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPRORD          $0x11, Z1, Z24
+	VPRORD          $0x13, Z1, Z25
+	VPSRLD          $0x0a, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPADDD          Z3, Z20, Z20
+	VPADDD.BCST     sha256K<>+76(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z13, Z4, Z4
+	VPRORD          $0x07, Z5, Z24
+	VPRORD          $0x12, Z5, Z25
+	VPSRLD          $0x03, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPRORD          $0x11, Z2, Z24
+	VPRORD          $0x13, Z2, Z25
+	VPSRLD          $0x0a, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPADDD          Z4, Z19, Z19
+	VPADDD.BCST     sha256K<>+80(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z14, Z5, Z5
+	VPRORD          $0x07, Z6, Z24
+	VPRORD          $0x12, Z6, Z25
+	VPSRLD          $0x03, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPRORD          $0x11, Z3, Z24
+	VPRORD          $0x13, Z3, Z25
+	VPSRLD          $0x0a, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPADDD          Z5, Z18, Z18
+	VPADDD.BCST     sha256K<>+84(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z15, Z6, Z6
+	VPRORD          $0x07, Z7, Z24
+	VPRORD          $0x12, Z7, Z25
+	VPSRLD          $0x03, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPRORD          $0x11, Z4, Z24
+	VPRORD          $0x13, Z4, Z25
+	VPSRLD          $0x0a, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPADDD          Z6, Z17, Z17
+	VPADDD.BCST     sha256K<>+88(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z0, Z7, Z7
+	VPRORD          $0x07, Z8, Z24
+	VPRORD          $0x12, Z8, Z25
+	VPSRLD          $0x03, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPRORD          $0x11, Z5, Z24
+	VPRORD          $0x13, Z5, Z25
+	VPSRLD          $0x0a, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPADDD          Z7, Z16, Z16
+	VPADDD.BCST     sha256K<>+92(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z1, Z8, Z8
+	VPRORD          $0x07, Z9, Z24
+	VPRORD          $0x12, Z9, Z25
+	VPSRLD          $0x03, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPRORD          $0x11, Z6, Z24
+	VPRORD          $0x13, Z6, Z25
+	VPSRLD          $0x0a, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPADDD          Z8, Z23, Z23
+	VPADDD.BCST     sha256K<>+96(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z2, Z9, Z9
+	VPRORD          $0x07, Z10, Z24
+	VPRORD          $0x12, Z10, Z25
+	VPSRLD          $0x03, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPRORD          $0x11, Z7, Z24
+	VPRORD          $0x13, Z7, Z25
+	VPSRLD          $0x0a, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPADDD          Z9, Z22, Z22
+	VPADDD.BCST     sha256K<>+100(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z3, Z10, Z10
+	VPRORD          $0x07, Z11, Z24
+	VPRORD          $0x12, Z11, Z25
+	VPSRLD          $0x03, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPRORD          $0x11, Z8, Z24
+	VPRORD          $0x13, Z8, Z25
+	VPSRLD          $0x0a, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPADDD          Z10, Z21, Z21
+	VPADDD.BCST     sha256K<>+104(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z4, Z11, Z11
+	VPRORD          $0x07, Z12, Z24
+	VPRORD          $0x12, Z12, Z25
+	VPSRLD          $0x03, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPRORD          $0x11, Z9, Z24
+	VPRORD          $0x13, Z9, Z25
+	VPSRLD          $0x0a, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPADDD          Z11, Z20, Z20
+	VPADDD.BCST     sha256K<>+108(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z5, Z12, Z12
+	VPRORD          $0x07, Z13, Z24
+	VPRORD          $0x12, Z13, Z25
+	VPSRLD          $0x03, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPRORD          $0x11, Z10, Z24
+	VPRORD          $0x13, Z10, Z25
+	VPSRLD          $0x0a, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPADDD          Z12, Z19, Z19
+	VPADDD.BCST     sha256K<>+112(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z6, Z13, Z13
+	VPRORD          $0x07, Z14, Z24
+	VPRORD          $0x12, Z14, Z25
+	VPSRLD          $0x03, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPRORD          $0x11, Z11, Z24
+	VPRORD          $0x13, Z11, Z25
+	VPSRLD          $0x0a, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPADDD          Z13, Z18, Z18
+	VPADDD.BCST     sha256K<>+116(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z7, Z14, Z14
+	VPRORD          $0x07, Z15, Z24
+	VPRORD          $0x12, Z15, Z25
+	VPSRLD          $0x03, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPRORD          $0x11, Z12, Z24
+	VPRORD          $0x13, Z12, Z25
+	VPSRLD          $0x0a, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPADDD          Z14, Z17, Z17
+	VPADDD.BCST     sha256K<>+120(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z8, Z15, Z15
+	VPRORD          $0x07, Z0, Z24
+	VPRORD          $0x12, Z0, Z25
+	VPSRLD          $0x03, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPRORD          $0x11, Z13, Z24
+	VPRORD          $0x13, Z13, Z25
+	VPSRLD          $0x0a, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPADDD          Z15, Z16, Z16
+	VPADDD.BCST     sha256K<>+124(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z9, Z0, Z0
+	VPRORD          $0x07, Z1, Z24
+	VPRORD          $0x12, Z1, Z25
+	VPSRLD          $0x03, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPRORD          $0x11, Z14, Z24
+	VPRORD          $0x13, Z14, Z25
+	VPSRLD          $0x0a, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPADDD          Z0, Z23, Z23
+	VPADDD.BCST     sha256K<>+128(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z10, Z1, Z1
+	VPRORD          $0x07, Z2, Z24
+	VPRORD          $0x12, Z2, Z25
+	VPSRLD          $0x03, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPRORD          $0x11, Z15, Z24
+	VPRORD          $0x13, Z15, Z25
+	VPSRLD          $0x0a, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPADDD          Z1, Z22, Z22
+	VPADDD.BCST     sha256K<>+132(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z11, Z2, Z2
+	VPRORD          $0x07, Z3, Z24
+	VPRORD          $0x12, Z3, Z25
+	VPSRLD          $0x03, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPRORD          $0x11, Z0, Z24
+	VPRORD          $0x13, Z0, Z25
+	VPSRLD          $0x0a, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPADDD          Z2, Z21, Z21
+	VPADDD.BCST     sha256K<>+136(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z12, Z3, Z3
+	VPRORD          $0x07, Z4, Z24
+	VPRORD          $0x12, Z4, Z25
+	VPSRLD          $0x03, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPRORD          $0x11, Z1, Z24
+	VPRORD          $0x13, Z1, Z25
+	VPSRLD          $0x0a, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPADDD          Z3, Z20, Z20
+	VPADDD.BCST     sha256K<>+140(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z13, Z4, Z4
+	VPRORD          $0x07, Z5, Z24
+	VPRORD          $0x12, Z5, Z25
+	VPSRLD          $0x03, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPRORD          $0x11, Z2, Z24
+	VPRORD          $0x13, Z2, Z25
+	VPSRLD          $0x0a, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPADDD          Z4, Z19, Z19
+	VPADDD.BCST     sha256K<>+144(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z14, Z5, Z5
+	VPRORD          $0x07, Z6, Z24
+	VPRORD          $0x12, Z6, Z25
+	VPSRLD          $0x03, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPRORD          $0x11, Z3, Z24
+	VPRORD          $0x13, Z3, Z25
+	VPSRLD          $0x0a, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPADDD          Z5, Z18, Z18
+	VPADDD.BCST     sha256K<>+148(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z15, Z6, Z6
+	VPRORD          $0x07, Z7, Z24
+	VPRORD          $0x12, Z7, Z25
+	VPSRLD          $0x03, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPRORD          $0x11, Z4, Z24
+	VPRORD          $0x13, Z4, Z25
+	VPSRLD          $0x0a, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPADDD          Z6, Z17, Z17
+	VPADDD.BCST     sha256K<>+152(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z0, Z7, Z7
+	VPRORD          $0x07, Z8, Z24
+	VPRORD          $0x12, Z8, Z25
+	VPSRLD          $0x03, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPRORD          $0x11, Z5, Z24
+	VPRORD          $0x13, Z5, Z25
+	VPSRLD          $0x0a, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPADDD          Z7, Z16, Z16
+	VPADDD.BCST     sha256K<>+156(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z1, Z8, Z8
+	VPRORD          $0x07, Z9, Z24
+	VPRORD          $0x12, Z9, Z25
+	VPSRLD          $0x03, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPRORD          $0x11, Z6, Z24
+	VPRORD          $0x13, Z6, Z25
+	VPSRLD          $0x0a, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPADDD          Z8, Z23, Z23
+	VPADDD.BCST     sha256K<>+160(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z2, Z9, Z9
+	VPRORD          $0x07, Z10, Z24
+	VPRORD          $0x12, Z10, Z25
+	VPSRLD          $0x03, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPRORD          $0x11, Z7, Z24
+	VPRORD          $0x13, Z7, Z25
+	VPSRLD          $0x0a, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPADDD          Z9, Z22, Z22
+	VPADDD.BCST     sha256K<>+164(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z3, Z10, Z10
+	VPRORD          $0x07, Z11, Z24
+	VPRORD          $0x12, Z11, Z25
+	VPSRLD          $0x03, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPRORD          $0x11, Z8, Z24
+	VPRORD          $0x13, Z8, Z25
+	VPSRLD          $0x0a, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPADDD          Z10, Z21, Z21
+	VPADDD.BCST     sha256K<>+168(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z4, Z11, Z11
+	VPRORD          $0x07, Z12, Z24
+	VPRORD          $0x12, Z12, Z25
+	VPSRLD          $0x03, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPRORD          $0x11, Z9, Z24
+	VPRORD          $0x13, Z9, Z25
+	VPSRLD          $0x0a, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPADDD          Z11, Z20, Z20
+	VPADDD.BCST     sha256K<>+172(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z5, Z12, Z12
+	VPRORD          $0x07, Z13, Z24
+	VPRORD          $0x12, Z13, Z25
+	VPSRLD          $0x03, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPRORD          $0x11, Z10, Z24
+	VPRORD          $0x13, Z10, Z25
+	VPSRLD          $0x0a, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPADDD          Z12, Z19, Z19
+	VPADDD.BCST     sha256K<>+176(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z6, Z13, Z13
+	VPRORD          $0x07, Z14, Z24
+	VPRORD          $0x12, Z14, Z25
+	VPSRLD          $0x03, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPRORD          $0x11, Z11, Z24
+	VPRORD          $0x13, Z11, Z25
+	VPSRLD          $0x0a, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPADDD          Z13, Z18, Z18
+	VPADDD.BCST     sha256K<>+180(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z7, Z14, Z14
+	VPRORD          $0x07, Z15, Z24
+	VPRORD          $0x12, Z15, Z25
+	VPSRLD          $0x03, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPRORD          $0x11, Z12, Z24
+	VPRORD          $0x13, Z12, Z25
+	VPSRLD          $0x0a, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPADDD          Z14, Z17, Z17
+	VPADDD.BCST     sha256K<>+184(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z8, Z15, Z15
+	VPRORD          $0x07, Z0, Z24
+	VPRORD          $0x12, Z0, Z25
+	VPSRLD          $0x03, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPRORD          $0x11, Z13, Z24
+	VPRORD          $0x13, Z13, Z25
+	VPSRLD          $0x0a, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPADDD          Z15, Z16, Z16
+	VPADDD.BCST     sha256K<>+188(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z9, Z0, Z0
+	VPRORD          $0x07, Z1, Z24
+	VPRORD          $0x12, Z1, Z25
+	VPSRLD          $0x03, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPRORD          $0x11, Z14, Z24
+	VPRORD          $0x13, Z14, Z25
+	VPSRLD          $0x0a, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z0, Z0
+	VPADDD          Z0, Z23, Z23
+	VPADDD.BCST     sha256K<>+192(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z10, Z1, Z1
+	VPRORD          $0x07, Z2, Z24
+	VPRORD          $0x12, Z2, Z25
+	VPSRLD          $0x03, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPRORD          $0x11, Z15, Z24
+	VPRORD          $0x13, Z15, Z25
+	VPSRLD          $0x0a, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z1, Z1
+	VPADDD          Z1, Z22, Z22
+	VPADDD.BCST     sha256K<>+196(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z11, Z2, Z2
+	VPRORD          $0x07, Z3, Z24
+	VPRORD          $0x12, Z3, Z25
+	VPSRLD          $0x03, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPRORD          $0x11, Z0, Z24
+	VPRORD          $0x13, Z0, Z25
+	VPSRLD          $0x0a, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z2, Z2
+	VPADDD          Z2, Z21, Z21
+	VPADDD.BCST     sha256K<>+200(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z12, Z3, Z3
+	VPRORD          $0x07, Z4, Z24
+	VPRORD          $0x12, Z4, Z25
+	VPSRLD          $0x03, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPRORD          $0x11, Z1, Z24
+	VPRORD          $0x13, Z1, Z25
+	VPSRLD          $0x0a, Z1, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z3, Z3
+	VPADDD          Z3, Z20, Z20
+	VPADDD.BCST     sha256K<>+204(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z13, Z4, Z4
+	VPRORD          $0x07, Z5, Z24
+	VPRORD          $0x12, Z5, Z25
+	VPSRLD          $0x03, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPRORD          $0x11, Z2, Z24
+	VPRORD          $0x13, Z2, Z25
+	VPSRLD          $0x0a, Z2, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z4, Z4
+	VPADDD          Z4, Z19, Z19
+	VPADDD.BCST     sha256K<>+208(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z14, Z5, Z5
+	VPRORD          $0x07, Z6, Z24
+	VPRORD          $0x12, Z6, Z25
+	VPSRLD          $0x03, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPRORD          $0x11, Z3, Z24
+	VPRORD          $0x13, Z3, Z25
+	VPSRLD          $0x0a, Z3, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z5, Z5
+	VPADDD          Z5, Z18, Z18
+	VPADDD.BCST     sha256K<>+212(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z15, Z6, Z6
+	VPRORD          $0x07, Z7, Z24
+	VPRORD          $0x12, Z7, Z25
+	VPSRLD          $0x03, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPRORD          $0x11, Z4, Z24
+	VPRORD          $0x13, Z4, Z25
+	VPSRLD          $0x0a, Z4, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z6, Z6
+	VPADDD          Z6, Z17, Z17
+	VPADDD.BCST     sha256K<>+216(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z0, Z7, Z7
+	VPRORD          $0x07, Z8, Z24
+	VPRORD          $0x12, Z8, Z25
+	VPSRLD          $0x03, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPRORD          $0x11, Z5, Z24
+	VPRORD          $0x13, Z5, Z25
+	VPSRLD          $0x0a, Z5, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z7, Z7
+	VPADDD          Z7, Z16, Z16
+	VPADDD.BCST     sha256K<>+220(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z1, Z8, Z8
+	VPRORD          $0x07, Z9, Z24
+	VPRORD          $0x12, Z9, Z25
+	VPSRLD          $0x03, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPRORD          $0x11, Z6, Z24
+	VPRORD          $0x13, Z6, Z25
+	VPSRLD          $0x0a, Z6, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z8, Z8
+	VPADDD          Z8, Z23, Z23
+	VPADDD.BCST     sha256K<>+224(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xca, Z22, Z21, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x06, Z20, Z24
+	VPRORD          $0x0b, Z20, Z25
+	VPRORD          $0x19, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xe8, Z18, Z17, Z27
+	VPADDD          Z27, Z23, Z23
+	VPRORD          $0x02, Z16, Z24
+	VPRORD          $0x0d, Z16, Z25
+	VPRORD          $0x16, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z23, Z23
+	VPADDD          Z2, Z9, Z9
+	VPRORD          $0x07, Z10, Z24
+	VPRORD          $0x12, Z10, Z25
+	VPSRLD          $0x03, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPRORD          $0x11, Z7, Z24
+	VPRORD          $0x13, Z7, Z25
+	VPSRLD          $0x0a, Z7, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z9, Z9
+	VPADDD          Z9, Z22, Z22
+	VPADDD.BCST     sha256K<>+228(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xca, Z21, Z20, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x06, Z19, Z24
+	VPRORD          $0x0b, Z19, Z25
+	VPRORD          $0x19, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xe8, Z17, Z16, Z27
+	VPADDD          Z27, Z22, Z22
+	VPRORD          $0x02, Z23, Z24
+	VPRORD          $0x0d, Z23, Z25
+	VPRORD          $0x16, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z22, Z22
+	VPADDD          Z3, Z10, Z10
+	VPRORD          $0x07, Z11, Z24
+	VPRORD          $0x12, Z11, Z25
+	VPSRLD          $0x03, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPRORD          $0x11, Z8, Z24
+	VPRORD          $0x13, Z8, Z25
+	VPSRLD          $0x0a, Z8, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z10, Z10
+	VPADDD          Z10, Z21, Z21
+	VPADDD.BCST     sha256K<>+232(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xca, Z20, Z19, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x06, Z18, Z24
+	VPRORD          $0x0b, Z18, Z25
+	VPRORD          $0x19, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xe8, Z16, Z23, Z27
+	VPADDD          Z27, Z21, Z21
+	VPRORD          $0x02, Z22, Z24
+	VPRORD          $0x0d, Z22, Z25
+	VPRORD          $0x16, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z21, Z21
+	VPADDD          Z4, Z11, Z11
+	VPRORD          $0x07, Z12, Z24
+	VPRORD          $0x12, Z12, Z25
+	VPSRLD          $0x03, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPRORD          $0x11, Z9, Z24
+	VPRORD          $0x13, Z9, Z25
+	VPSRLD          $0x0a, Z9, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z11, Z11
+	VPADDD          Z11, Z20, Z20
+	VPADDD.BCST     sha256K<>+236(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xca, Z19, Z18, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x06, Z17, Z24
+	VPRORD          $0x0b, Z17, Z25
+	VPRORD          $0x19, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xe8, Z23, Z22, Z27
+	VPADDD          Z27, Z20, Z20
+	VPRORD          $0x02, Z21, Z24
+	VPRORD          $0x0d, Z21, Z25
+	VPRORD          $0x16, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z20, Z20
+	VPADDD          Z5, Z12, Z12
+	VPRORD          $0x07, Z13, Z24
+	VPRORD          $0x12, Z13, Z25
+	VPSRLD          $0x03, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPRORD          $0x11, Z10, Z24
+	VPRORD          $0x13, Z10, Z25
+	VPSRLD          $0x0a, Z10, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z12, Z12
+	VPADDD          Z12, Z19, Z19
+	VPADDD.BCST     sha256K<>+240(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGD      $0xca, Z18, Z17, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x06, Z16, Z24
+	VPRORD          $0x0b, Z16, Z25
+	VPRORD          $0x19, Z16, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGD      $0xe8, Z22, Z21, Z27
+	VPADDD          Z27, Z19, Z19
+	VPRORD          $0x02, Z20, Z24
+	VPRORD          $0x0d, Z20, Z25
+	VPRORD          $0x16, Z20, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z19, Z19
+	VPADDD          Z6, Z13, Z13
+	VPRORD          $0x07, Z14, Z24
+	VPRORD          $0x12, Z14, Z25
+	VPSRLD          $0x03, Z14, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPRORD          $0x11, Z11, Z24
+	VPRORD          $0x13, Z11, Z25
+	VPSRLD          $0x0a, Z11, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z13, Z13
+	VPADDD          Z13, Z18, Z18
+	VPADDD.BCST     sha256K<>+244(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGD      $0xca, Z17, Z16, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x06, Z23, Z24
+	VPRORD          $0x0b, Z23, Z25
+	VPRORD          $0x19, Z23, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGD      $0xe8, Z21, Z20, Z27
+	VPADDD          Z27, Z18, Z18
+	VPRORD          $0x02, Z19, Z24
+	VPRORD          $0x0d, Z19, Z25
+	VPRORD          $0x16, Z19, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z18, Z18
+	VPADDD          Z7, Z14, Z14
+	VPRORD          $0x07, Z15, Z24
+	VPRORD          $0x12, Z15, Z25
+	VPSRLD          $0x03, Z15, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPRORD          $0x11, Z12, Z24
+	VPRORD          $0x13, Z12, Z25
+	VPSRLD          $0x0a, Z12, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z14, Z14
+	VPADDD          Z14, Z17, Z17
+	VPADDD.BCST     sha256K<>+248(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGD      $0xca, Z16, Z23, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x06, Z22, Z24
+	VPRORD          $0x0b, Z22, Z25
+	VPRORD          $0x19, Z22, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGD      $0xe8, Z20, Z19, Z27
+	VPADDD          Z27, Z17, Z17
+	VPRORD          $0x02, Z18, Z24
+	VPRORD          $0x0d, Z18, Z25
+	VPRORD          $0x16, Z18, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z17, Z17
+	VPADDD          Z8, Z15, Z15
+	VPRORD          $0x07, Z0, Z24
+	VPRORD          $0x12, Z0, Z25
+	VPSRLD          $0x03, Z0, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPRORD          $0x11, Z13, Z24
+	VPRORD          $0x13, Z13, Z25
+	VPSRLD          $0x0a, Z13, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z15, Z15
+	VPADDD          Z15, Z16, Z16
+	VPADDD.BCST     sha256K<>+252(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGD      $0xca, Z23, Z22, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x06, Z21, Z24
+	VPRORD          $0x0b, Z21, Z25
+	VPRORD          $0x19, Z21, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGD      $0xe8, Z19, Z18, Z27
+	VPADDD          Z27, Z16, Z16
+	VPRORD          $0x02, Z17, Z24
+	VPRORD          $0x0d, Z17, Z25
+	VPRORD          $0x16, Z17, Z26
+	VPTERNLOGD      $0x96, Z26, Z25, Z24
+	VPADDD          Z24, Z16, Z16
+	VPADDD          128(DI), Z16, Z16
+	VMOVDQU32       Z16, 128(DI)
+	VPADDD          192(DI), Z17, Z17
+	VMOVDQU32       Z17, 192(DI)
+	VPADDD          256(DI), Z18, Z18
+	VMOVDQU32       Z18, 256(DI)
+	VPADDD          320(DI), Z19, Z19
+	VMOVDQU32       Z19, 320(DI)
+	VPADDD          384(DI), Z20, Z20
+	VMOVDQU32       Z20, 384(DI)
+	VPADDD          448(DI), Z21, Z21
+	VMOVDQU32       Z21, 448(DI)
+	VPADDD          512(DI), Z22, Z22
+	VMOVDQU32       Z22, 512(DI)
+	VPADDD          576(DI), Z23, Z23
+	VMOVDQU32       Z23, 576(DI)
+	ADDQ            $0x00000040, DX
+	DECQ            CX
+	JNE             block
+	VZEROALL
+	VPXORQ          Z16, Z16, Z16
+	VPXORQ          Z17, Z17, Z17
+	VPXORQ          Z18, Z18, Z18
+	VPXORQ          Z19, Z19, Z19
+	VPXORQ          Z20, Z20, Z20
+	VPXORQ          Z21, Z21, Z21
+	VPXORQ          Z22, Z22, Z22
+	VPXORQ          Z23, Z23, Z23
+	VPXORQ          Z24, Z24, Z24
+	VPXORQ          Z25, Z25, Z25
+	VPXORQ          Z26, Z26, Z26
+	VPXORQ          Z27, Z27, Z27
+	VPXORQ          Z28, Z28, Z28
+	VPXORQ          Z29, Z29, Z29
+	VPXORQ          Z30, Z30, Z30
+	VPXORQ          Z31, Z31, Z31
+	RET
+
+DATA sha512K<>+0(SB)/8, $0x428a2f98d728ae22
+DATA sha512K<>+8(SB)/8, $0x7137449123ef65cd
+DATA sha512K<>+16(SB)/8, $0xb5c0fbcfec4d3b2f
+DATA sha512K<>+24(SB)/8, $0xe9b5dba58189dbbc
+DATA sha512K<>+32(SB)/8, $0x3956c25bf348b538
+DATA sha512K<>+40(SB)/8, $0x59f111f1b605d019
+DATA sha512K<>+48(SB)/8, $0x923f82a4af194f9b
+DATA sha512K<>+56(SB)/8, $0xab1c5ed5da6d8118
+DATA sha512K<>+64(SB)/8, $0xd807aa98a3030242
+DATA sha512K<>+72(SB)/8, $0x12835b0145706fbe
+DATA sha512K<>+80(SB)/8, $0x243185be4ee4b28c
+DATA sha512K<>+88(SB)/8, $0x550c7dc3d5ffb4e2
+DATA sha512K<>+96(SB)/8, $0x72be5d74f27b896f
+DATA sha512K<>+104(SB)/8, $0x80deb1fe3b1696b1
+DATA sha512K<>+112(SB)/8, $0x9bdc06a725c71235
+DATA sha512K<>+120(SB)/8, $0xc19bf174cf692694
+DATA sha512K<>+128(SB)/8, $0xe49b69c19ef14ad2
+DATA sha512K<>+136(SB)/8, $0xefbe4786384f25e3
+DATA sha512K<>+144(SB)/8, $0x0fc19dc68b8cd5b5
+DATA sha512K<>+152(SB)/8, $0x240ca1cc77ac9c65
+DATA sha512K<>+160(SB)/8, $0x2de92c6f592b0275
+DATA sha512K<>+168(SB)/8, $0x4a7484aa6ea6e483
+DATA sha512K<>+176(SB)/8, $0x5cb0a9dcbd41fbd4
+DATA sha512K<>+184(SB)/8, $0x76f988da831153b5
+DATA sha512K<>+192(SB)/8, $0x983e5152ee66dfab
+DATA sha512K<>+200(SB)/8, $0xa831c66d2db43210
+DATA sha512K<>+208(SB)/8, $0xb00327c898fb213f
+DATA sha512K<>+216(SB)/8, $0xbf597fc7beef0ee4
+DATA sha512K<>+224(SB)/8, $0xc6e00bf33da88fc2
+DATA sha512K<>+232(SB)/8, $0xd5a79147930aa725
+DATA sha512K<>+240(SB)/8, $0x06ca6351e003826f
+DATA sha512K<>+248(SB)/8, $0x142929670a0e6e70
+DATA sha512K<>+256(SB)/8, $0x27b70a8546d22ffc
+DATA sha512K<>+264(SB)/8, $0x2e1b21385c26c926
+DATA sha512K<>+272(SB)/8, $0x4d2c6dfc5ac42aed
+DATA sha512K<>+280(SB)/8, $0x53380d139d95b3df
+DATA sha512K<>+288(SB)/8, $0x650a73548baf63de
+DATA sha512K<>+296(SB)/8, $0x766a0abb3c77b2a8
+DATA sha512K<>+304(SB)/8, $0x81c2c92e47edaee6
+DATA sha512K<>+312(SB)/8, $0x92722c851482353b
+DATA sha512K<>+320(SB)/8, $0xa2bfe8a14cf10364
+DATA sha512K<>+328(SB)/8, $0xa81a664bbc423001
+DATA sha512K<>+336(SB)/8, $0xc24b8b70d0f89791
+DATA sha512K<>+344(SB)/8, $0xc76c51a30654be30
+DATA sha512K<>+352(SB)/8, $0xd192e819d6ef5218
+DATA sha512K<>+360(SB)/8, $0xd69906245565a910
+DATA sha512K<>+368(SB)/8, $0xf40e35855771202a
+DATA sha512K<>+376(SB)/8, $0x106aa07032bbd1b8
+DATA sha512K<>+384(SB)/8, $0x19a4c116b8d2d0c8
+DATA sha512K<>+392(SB)/8, $0x1e376c085141ab53
+DATA sha512K<>+400(SB)/8, $0x2748774cdf8eeb99
+DATA sha512K<>+408(SB)/8, $0x34b0bcb5e19b48a8
+DATA sha512K<>+416(SB)/8, $0x391c0cb3c5c95a63
+DATA sha512K<>+424(SB)/8, $0x4ed8aa4ae3418acb
+DATA sha512K<>+432(SB)/8, $0x5b9cca4f7763e373
+DATA sha512K<>+440(SB)/8, $0x682e6ff3d6b2b8a3
+DATA sha512K<>+448(SB)/8, $0x748f82ee5defb2fc
+DATA sha512K<>+456(SB)/8, $0x78a5636f43172f60
+DATA sha512K<>+464(SB)/8, $0x84c87814a1f0ab72
+DATA sha512K<>+472(SB)/8, $0x8cc702081a6439ec
+DATA sha512K<>+480(SB)/8, $0x90befffa23631e28
+DATA sha512K<>+488(SB)/8, $0xa4506cebde82bde9
+DATA sha512K<>+496(SB)/8, $0xbef9a3f7b2c67915
+DATA sha512K<>+504(SB)/8, $0xc67178f2e372532b
+DATA sha512K<>+512(SB)/8, $0xca273eceea26619c
+DATA sha512K<>+520(SB)/8, $0xd186b8c721c0c207
+DATA sha512K<>+528(SB)/8, $0xeada7dd6cde0eb1e
+DATA sha512K<>+536(SB)/8, $0xf57d4f7fee6ed178
+DATA sha512K<>+544(SB)/8, $0x06f067aa72176fba
+DATA sha512K<>+552(SB)/8, $0x0a637dc5a2c898a6
+DATA sha512K<>+560(SB)/8, $0x113f9804bef90dae
+DATA sha512K<>+568(SB)/8, $0x1b710b35131c471b
+DATA sha512K<>+576(SB)/8, $0x28db77f523047d84
+DATA sha512K<>+584(SB)/8, $0x32caab7b40c72493
+DATA sha512K<>+592(SB)/8, $0x3c9ebe0a15c9bebc
+DATA sha512K<>+600(SB)/8, $0x431d67c49c100d4c
+DATA sha512K<>+608(SB)/8, $0x4cc5d4becb3e42b6
+DATA sha512K<>+616(SB)/8, $0x597f299cfc657e2a
+DATA sha512K<>+624(SB)/8, $0x5fcb6fab3ad6faec
+DATA sha512K<>+632(SB)/8, $0x6c44198c4a475817
+GLOBL sha512K<>(SB), RODATA|NOPTR, $640
+
+// func sha512x8(lanes *byte, blocks int)
+// Requires: AVX, AVX512BW, AVX512F
+TEXT ·sha512x8(SB), NOSPLIT, $0-16
+	MOVQ lanes+0(FP), DI
+	MOVQ blocks+8(FP), CX
+	XORL DX, DX
+
+block:
+	VBROADCASTI32X4 swapLongs<>+0(SB), Z16
+	MOVQ            (DI), AX
+	VMOVDQU32       (AX)(DX*1), Z0
+	VPSHUFB         Z16, Z0, Z0
+	MOVQ            8(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z1
+	VPSHUFB         Z16, Z1, Z1
+	MOVQ            16(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z2
+	VPSHUFB         Z16, Z2, Z2
+	MOVQ            24(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z3
+	VPSHUFB         Z16, Z3, Z3
+	MOVQ            32(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z4
+	VPSHUFB         Z16, Z4, Z4
+	MOVQ            40(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z5
+	VPSHUFB         Z16, Z5, Z5
+	MOVQ            48(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z6
+	VPSHUFB         Z16, Z6, Z6
+	MOVQ            56(DI), AX
+	VMOVDQU32       (AX)(DX*1), Z7
+	VPSHUFB         Z16, Z7, Z7
+	MOVQ            (DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z8
+	VPSHUFB         Z16, Z8, Z8
+	MOVQ            8(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z9
+	VPSHUFB         Z16, Z9, Z9
+	MOVQ            16(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z10
+	VPSHUFB         Z16, Z10, Z10
+	MOVQ            24(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z11
+	VPSHUFB         Z16, Z11, Z11
+	MOVQ            32(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z12
+	VPSHUFB         Z16, Z12, Z12
+	MOVQ            40(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z13
+	VPSHUFB         Z16, Z13, Z13
+	MOVQ            48(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z14
+	VPSHUFB         Z16, Z14, Z14
+	MOVQ            56(DI), AX
+	VMOVDQU32       64(AX)(DX*1), Z15
+	VPSHUFB         Z16, Z15, Z15
+	VPUNPCKLQDQ     Z1, Z0, Z16
+	VPUNPCKHQDQ     Z1, Z0, Z17
+	VPUNPCKLQDQ     Z3, Z2, Z18
+	VPUNPCKHQDQ     Z3, Z2, Z19
+	VPUNPCKLQDQ     Z5, Z4, Z20
+	VPUNPCKHQDQ     Z5, Z4, Z21
+	VPUNPCKLQDQ     Z7, Z6, Z22
+	VPUNPCKHQDQ     Z7, Z6, Z23
+	VSHUFI32X4      $0x88, Z18, Z16, Z0
+	VSHUFI32X4      $0xdd, Z18, Z16, Z2
+	VSHUFI32X4      $0x88, Z22, Z20, Z1
+	VSHUFI32X4      $0xdd, Z22, Z20, Z3
+	VSHUFI32X4      $0x88, Z19, Z17, Z4
+	VSHUFI32X4      $0xdd, Z19, Z17, Z6
+	VSHUFI32X4      $0x88, Z23, Z21, Z5
+	VSHUFI32X4      $0xdd, Z23, Z21, Z7
+	VSHUFI32X4      $0x88, Z1, Z0, Z16
+	VSHUFI32X4      $0xdd, Z1, Z0, Z20
+	VSHUFI32X4      $0x88, Z3, Z2, Z18
+	VSHUFI32X4      $0xdd, Z3, Z2, Z22
+	VSHUFI32X4      $0x88, Z5, Z4, Z17
+	VSHUFI32X4      $0xdd, Z5, Z4, Z21
+	VSHUFI32X4      $0x88, Z7, Z6, Z19
+	VSHUFI32X4      $0xdd, Z7, Z6, Z23
+	VMOVDQA32       Z16, Z0
+	VMOVDQA32       Z17, Z1
+	VMOVDQA32       Z18, Z2
+	VMOVDQA32       Z19, Z3
+	VMOVDQA32       Z20, Z4
+	VMOVDQA32       Z21, Z5
+	VMOVDQA32       Z22, Z6
+	VMOVDQA32       Z23, Z7
+	VPUNPCKLQDQ     Z9, Z8, Z16
+	VPUNPCKHQDQ     Z9, Z8, Z17
+	VPUNPCKLQDQ     Z11, Z10, Z18
+	VPUNPCKHQDQ     Z11, Z10, Z19
+	VPUNPCKLQDQ     Z13, Z12, Z20
+	VPUNPCKHQDQ     Z13, Z12, Z21
+	VPUNPCKLQDQ     Z15, Z14, Z22
+	VPUNPCKHQDQ     Z15, Z14, Z23
+	VSHUFI32X4      $0x88, Z18, Z16, Z8
+	VSHUFI32X4      $0xdd, Z18, Z16, Z10
+	VSHUFI32X4      $0x88, Z22, Z20, Z9
+	VSHUFI32X4      $0xdd, Z22, Z20, Z11
+	VSHUFI32X4      $0x88, Z19, Z17, Z12
+	VSHUFI32X4      $0xdd, Z19, Z17, Z14
+	VSHUFI32X4      $0x88, Z23, Z21, Z13
+	VSHUFI32X4      $0xdd, Z23, Z21, Z15
+	VSHUFI32X4      $0x88, Z9, Z8, Z16
+	VSHUFI32X4      $0xdd, Z9, Z8, Z20
+	VSHUFI32X4      $0x88, Z11, Z10, Z18
+	VSHUFI32X4      $0xdd, Z11, Z10, Z22
+	VSHUFI32X4      $0x88, Z13, Z12, Z17
+	VSHUFI32X4      $0xdd, Z13, Z12, Z21
+	VSHUFI32X4      $0x88, Z15, Z14, Z19
+	VSHUFI32X4      $0xdd, Z15, Z14, Z23
+	VMOVDQA32       Z16, Z8
+	VMOVDQA32       Z17, Z9
+	VMOVDQA32       Z18, Z10
+	VMOVDQA32       Z19, Z11
+	VMOVDQA32       Z20, Z12
+	VMOVDQA32       Z21, Z13
+	VMOVDQA32       Z22, Z14
+	VMOVDQA32       Z23, Z15
+	VMOVDQU32       128(DI), Z16
+	VMOVDQU32       192(DI), Z17
+	VMOVDQU32       256(DI), Z18
+	VMOVDQU32       320(DI), Z19
+	VMOVDQU32       384(DI), Z20
+	VMOVDQU32       448(DI), Z21
+	VMOVDQU32       512(DI), Z22
+	VMOVDQU32       576(DI), Z23
+	VPADDQ          Z0, Z23, Z23
+	VPADDQ.BCST     sha512K<>+0(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z1, Z22, Z22
+	VPADDQ.BCST     sha512K<>+8(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z2, Z21, Z21
+	VPADDQ.BCST     sha512K<>+16(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z3, Z20, Z20
+	VPADDQ.BCST     sha512K<>+24(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z4, Z19, Z19
+	VPADDQ.BCST     sha512K<>+32(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z5, Z18, Z18
+	VPADDQ.BCST     sha512K<>+40(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z6, Z17, Z17
+	VPADDQ.BCST     sha512K<>+48(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z7, Z16, Z16
+	VPADDQ.BCST     sha512K<>+56(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z8, Z23, Z23
+	VPADDQ.BCST     sha512K<>+64(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z9, Z22, Z22
+	VPADDQ.BCST     sha512K<>+72(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z10, Z21, Z21
+	VPADDQ.BCST     sha512K<>+80(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z11, Z20, Z20
+	VPADDQ.BCST     sha512K<>+88(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z12, Z19, Z19
+	VPADDQ.BCST     sha512K<>+96(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z13, Z18, Z18
+	VPADDQ.BCST     sha512K<>+104(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z14, Z17, Z17
+	VPADDQ.BCST     sha512K<>+112(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z15, Z16, Z16
+	VPADDQ.BCST     sha512K<>+120(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z9, Z0, Z0
+	VPRORQ          $0x01, Z1, Z24
+	VPRORQ          $0x08, Z1, Z25
+	VPSRLQ          $0x07, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPRORQ          $0x13, Z14, Z24
+	VPRORQ          $0x3d, Z14, Z25
+	VPSRLQ          $0x06, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPADDQ          Z0, Z23, Z23
+	VPADDQ.BCST     sha512K<>+128(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z10, Z1, Z1
+	VPRORQ          $0x01, Z2, Z24
+	VPRORQ          $0x08, Z2, Z25
+	VPSRLQ          $0x07, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPRORQ          $0x13, Z15, Z24
+	VPRORQ          $0x3d, Z15, Z25
+	VPSRLQ          $0x06, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPADDQ          Z1, Z22, Z22
+	VPADDQ.BCST     sha512K<>+136(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z11, Z2, Z2
+	VPRORQ          $0x01, Z3, Z24
+	VPRORQ          $0x08, Z3, Z25
+	VPSRLQ          $0x07, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPRORQ          $0x13, Z0, Z24
+	VPRORQ          $0x3d, Z0, Z25
+	VPSRLQ          $0x06, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPADDQ          Z2, Z21, Z21
+	VPADDQ.BCST     sha512K<>+144(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z12, Z3, Z3
+	VPRORQ          $0x01, Z4, Z24
+	VPRORQ          $0x08, Z4, Z25
+	VPSRLQ          $0x07, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPRORQ          $0x13, Z1, Z24
+	VPRORQ          $0x3d, Z1, Z25
+	VPSRLQ          $0x06, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPADDQ          Z3, Z20, Z20
+	VPADDQ.BCST     sha512K<>+152(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z13, Z4, Z4
+	VPRORQ          $0x01, Z5, Z24
+	VPRORQ          $0x08, Z5, Z25
+	VPSRLQ          $0x07, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPRORQ          $0x13, Z2, Z24
+	VPRORQ          $0x3d, Z2, Z25
+	VPSRLQ          $0x06, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPADDQ          Z4, Z19, Z19
+	VPADDQ.BCST     sha512K<>+160(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z14, Z5, Z5
+	VPRORQ          $0x01, Z6, Z24
+	VPRORQ          $0x08, Z6, Z25
+	VPSRLQ          $0x07, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPRORQ          $0x13, Z3, Z24
+	VPRORQ          $0x3d, Z3, Z25
+	VPSRLQ          $0x06, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPADDQ          Z5, Z18, Z18
+	VPADDQ.BCST     sha512K<>+168(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z15, Z6, Z6
+	VPRORQ          $0x01, Z7, Z24
+	VPRORQ          $0x08, Z7, Z25
+	VPSRLQ          $0x07, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPRORQ          $0x13, Z4, Z24
+	VPRORQ          $0x3d, Z4, Z25
+	VPSRLQ          $0x06, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPADDQ          Z6, Z17, Z17
+	VPADDQ.BCST     sha512K<>+176(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z0, Z7, Z7
+	VPRORQ          $0x01, Z8, Z24
+	VPRORQ          $0x08, Z8, Z25
+	VPSRLQ          $0x07, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPRORQ          $0x13, Z5, Z24
+	VPRORQ          $0x3d, Z5, Z25
+	VPSRLQ          $0x06, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPADDQ          Z7, Z16, Z16
+	VPADDQ.BCST     sha512K<>+184(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z1, Z8, Z8
+	VPRORQ          $0x01, Z9, Z24
+	VPRORQ          $0x08, Z9, Z25
+	VPSRLQ          $0x07, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPRORQ          $0x13, Z6, Z24
+	VPRORQ          $0x3d, Z6, Z25
+	VPSRLQ          $0x06, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPADDQ          Z8, Z23, Z23
+	VPADDQ.BCST     sha512K<>+192(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z2, Z9, Z9
+	VPRORQ          $0x01, Z10, Z24
+	VPRORQ          $0x08, Z10, Z25
+	VPSRLQ          $0x07, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPRORQ          $0x13, Z7, Z24
+	VPRORQ          $0x3d, Z7, Z25
+	VPSRLQ          $0x06, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPADDQ          Z9, Z22, Z22
+	VPADDQ.BCST     sha512K<>+200(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z3, Z10, Z10
+	VPRORQ          $0x01, Z11, Z24
+	VPRORQ          $0x08, Z11, Z25
+	VPSRLQ          $0x07, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPRORQ          $0x13, Z8, Z24
+	VPRORQ          $0x3d, Z8, Z25
+	VPSRLQ          $0x06, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPADDQ          Z10, Z21, Z21
+	VPADDQ.BCST     sha512K<>+208(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z4, Z11, Z11
+	VPRORQ          $0x01, Z12, Z24
+	VPRORQ          $0x08, Z12, Z25
+	VPSRLQ          $0x07, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPRORQ          $0x13, Z9, Z24
+	VPRORQ          $0x3d, Z9, Z25
+	VPSRLQ          $0x06, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPADDQ          Z11, Z20, Z20
+	VPADDQ.BCST     sha512K<>+216(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z5, Z12, Z12
+	VPRORQ          $0x01, Z13, Z24
+	VPRORQ          $0x08, Z13, Z25
+	VPSRLQ          $0x07, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPRORQ          $0x13, Z10, Z24
+	VPRORQ          $0x3d, Z10, Z25
+	VPSRLQ          $0x06, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPADDQ          Z12, Z19, Z19
+	VPADDQ.BCST     sha512K<>+224(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z6, Z13, Z13
+	VPRORQ          $0x01, Z14, Z24
+	VPRORQ          $0x08, Z14, Z25
+	VPSRLQ          $0x07, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPRORQ          $0x13, Z11, Z24
+	VPRORQ          $0x3d, Z11, Z25
+	VPSRLQ          $0x06, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPADDQ          Z13, Z18, Z18
+	VPADDQ.BCST     sha512K<>+232(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z7, Z14, Z14
+	VPRORQ          $0x01, Z15, Z24
+	VPRORQ          $0x08, Z15, Z25
+	VPSRLQ          $0x07, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPRORQ          $0x13, Z12, Z24
+	VPRORQ          $0x3d, Z12, Z25
+	VPSRLQ          $0x06, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPADDQ          Z14, Z17, Z17
+	VPADDQ.BCST     sha512K<>+240(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z8, Z15, Z15
+	VPRORQ          $0x01, Z0, Z24
+	VPRORQ          $0x08, Z0, Z25
+	VPSRLQ          $0x07, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPRORQ          $0x13, Z13, Z24
+	VPRORQ          $0x3d, Z13, Z25
+	VPSRLQ          $0x06, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPADDQ          Z15, Z16, Z16
+	VPADDQ.BCST     sha512K<>+248(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z9, Z0, Z0
+	VPRORQ          $0x01, Z1, Z24
+	VPRORQ          $0x08, Z1, Z25
+	VPSRLQ          $0x07, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPRORQ          $0x13, Z14, Z24
+	VPRORQ          $0x3d, Z14, Z25
+	VPSRLQ          $0x06, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPADDQ          Z0, Z23, Z23
+	VPADDQ.BCST     sha512K<>+256(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z10, Z1, Z1
+	VPRORQ          $0x01, Z2, Z24
+	VPRORQ          $0x08, Z2, Z25
+	VPSRLQ          $0x07, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPRORQ          $0x13, Z15, Z24
+	VPRORQ          $0x3d, Z15, Z25
+	VPSRLQ          $0x06, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPADDQ          Z1, Z22, Z22
+	VPADDQ.BCST     sha512K<>+264(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z11, Z2, Z2
+	VPRORQ          $0x01, Z3, Z24
+	VPRORQ          $0x08, Z3, Z25
+	VPSRLQ          $0x07, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPRORQ          $0x13, Z0, Z24
+	VPRORQ          $0x3d, Z0, Z25
+	VPSRLQ          $0x06, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPADDQ          Z2, Z21, Z21
+	VPADDQ.BCST     sha512K<>+272(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z12, Z3, Z3
+	VPRORQ          $0x01, Z4, Z24
+	VPRORQ          $0x08, Z4, Z25
+	VPSRLQ          $0x07, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPRORQ          $0x13, Z1, Z24
+	VPRORQ          $0x3d, Z1, Z25
+	VPSRLQ          $0x06, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPADDQ          Z3, Z20, Z20
+	VPADDQ.BCST     sha512K<>+280(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z13, Z4, Z4
+	VPRORQ          $0x01, Z5, Z24
+	VPRORQ          $0x08, Z5, Z25
+	VPSRLQ          $0x07, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPRORQ          $0x13, Z2, Z24
+	VPRORQ          $0x3d, Z2, Z25
+	VPSRLQ          $0x06, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPADDQ          Z4, Z19, Z19
+	VPADDQ.BCST     sha512K<>+288(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z14, Z5, Z5
+	VPRORQ          $0x01, Z6, Z24
+	VPRORQ          $0x08, Z6, Z25
+	VPSRLQ          $0x07, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPRORQ          $0x13, Z3, Z24
+	VPRORQ          $0x3d, Z3, Z25
+	VPSRLQ          $0x06, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPADDQ          Z5, Z18, Z18
+	VPADDQ.BCST     sha512K<>+296(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z15, Z6, Z6
+	VPRORQ          $0x01, Z7, Z24
+	VPRORQ          $0x08, Z7, Z25
+	VPSRLQ          $0x07, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPRORQ          $0x13, Z4, Z24
+	VPRORQ          $0x3d, Z4, Z25
+	VPSRLQ          $0x06, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPADDQ          Z6, Z17, Z17
+	VPADDQ.BCST     sha512K<>+304(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z0, Z7, Z7
+	VPRORQ          $0x01, Z8, Z24
+	VPRORQ          $0x08, Z8, Z25
+	VPSRLQ          $0x07, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPRORQ          $0x13, Z5, Z24
+	VPRORQ          $0x3d, Z5, Z25
+	VPSRLQ          $0x06, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPADDQ          Z7, Z16, Z16
+	VPADDQ.BCST     sha512K<>+312(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z1, Z8, Z8
+	VPRORQ          $0x01, Z9, Z24
+	VPRORQ          $0x08, Z9, Z25
+	VPSRLQ          $0x07, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPRORQ          $0x13, Z6, Z24
+	VPRORQ          $0x3d, Z6, Z25
+	VPSRLQ          $0x06, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPADDQ          Z8, Z23, Z23
+	VPADDQ.BCST     sha512K<>+320(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z2, Z9, Z9
+	VPRORQ          $0x01, Z10, Z24
+	VPRORQ          $0x08, Z10, Z25
+	VPSRLQ          $0x07, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPRORQ          $0x13, Z7, Z24
+	VPRORQ          $0x3d, Z7, Z25
+	VPSRLQ          $0x06, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPADDQ          Z9, Z22, Z22
+	VPADDQ.BCST     sha512K<>+328(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z3, Z10, Z10
+	VPRORQ          $0x01, Z11, Z24
+	VPRORQ          $0x08, Z11, Z25
+	VPSRLQ          $0x07, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPRORQ          $0x13, Z8, Z24
+	VPRORQ          $0x3d, Z8, Z25
+	VPSRLQ          $0x06, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPADDQ          Z10, Z21, Z21
+	VPADDQ.BCST     sha512K<>+336(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z4, Z11, Z11
+	VPRORQ          $0x01, Z12, Z24
+	VPRORQ          $0x08, Z12, Z25
+	VPSRLQ          $0x07, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPRORQ          $0x13, Z9, Z24
+	VPRORQ          $0x3d, Z9, Z25
+	VPSRLQ          $0x06, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPADDQ          Z11, Z20, Z20
+	VPADDQ.BCST     sha512K<>+344(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z5, Z12, Z12
+	VPRORQ          $0x01, Z13, Z24
+	VPRORQ          $0x08, Z13, Z25
+	VPSRLQ          $0x07, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPRORQ          $0x13, Z10, Z24
+	VPRORQ          $0x3d, Z10, Z25
+	VPSRLQ          $0x06, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPADDQ          Z12, Z19, Z19
+	VPADDQ.BCST     sha512K<>+352(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z6, Z13, Z13
+	VPRORQ          $0x01, Z14, Z24
+	VPRORQ          $0x08, Z14, Z25
+	VPSRLQ          $0x07, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPRORQ          $0x13, Z11, Z24
+	VPRORQ          $0x3d, Z11, Z25
+	VPSRLQ          $0x06, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPADDQ          Z13, Z18, Z18
+	VPADDQ.BCST     sha512K<>+360(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z7, Z14, Z14
+	VPRORQ          $0x01, Z15, Z24
+	VPRORQ          $0x08, Z15, Z25
+	VPSRLQ          $0x07, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPRORQ          $0x13, Z12, Z24
+	VPRORQ          $0x3d, Z12, Z25
+	VPSRLQ          $0x06, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPADDQ          Z14, Z17, Z17
+	VPADDQ.BCST     sha512K<>+368(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z8, Z15, Z15
+	VPRORQ          $0x01, Z0, Z24
+	VPRORQ          $0x08, Z0, Z25
+	VPSRLQ          $0x07, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPRORQ          $0x13, Z13, Z24
+	VPRORQ          $0x3d, Z13, Z25
+	VPSRLQ          $0x06, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPADDQ          Z15, Z16, Z16
+	VPADDQ.BCST     sha512K<>+376(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z9, Z0, Z0
+	VPRORQ          $0x01, Z1, Z24
+	VPRORQ          $0x08, Z1, Z25
+	VPSRLQ          $0x07, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPRORQ          $0x13, Z14, Z24
+	VPRORQ          $0x3d, Z14, Z25
+	VPSRLQ          $0x06, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPADDQ          Z0, Z23, Z23
+	VPADDQ.BCST     sha512K<>+384(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z10, Z1, Z1
+	VPRORQ          $0x01, Z2, Z24
+	VPRORQ          $0x08, Z2, Z25
+	VPSRLQ          $0x07, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPRORQ          $0x13, Z15, Z24
+	VPRORQ          $0x3d, Z15, Z25
+	VPSRLQ          $0x06, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPADDQ          Z1, Z22, Z22
+	VPADDQ.BCST     sha512K<>+392(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z11, Z2, Z2
+	VPRORQ          $0x01, Z3, Z24
+	VPRORQ          $0x08, Z3, Z25
+	VPSRLQ          $0x07, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPRORQ          $0x13, Z0, Z24
+	VPRORQ          $0x3d, Z0, Z25
+	VPSRLQ          $0x06, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPADDQ          Z2, Z21, Z21
+	VPADDQ.BCST     sha512K<>+400(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z12, Z3, Z3
+	VPRORQ          $0x01, Z4, Z24
+	VPRORQ          $0x08, Z4, Z25
+	VPSRLQ          $0x07, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPRORQ          $0x13, Z1, Z24
+	VPRORQ          $0x3d, Z1, Z25
+	VPSRLQ          $0x06, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPADDQ          Z3, Z20, Z20
+	VPADDQ.BCST     sha512K<>+408(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z13, Z4, Z4
+	VPRORQ          $0x01, Z5, Z24
+	VPRORQ          $0x08, Z5, Z25
+	VPSRLQ          $0x07, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPRORQ          $0x13, Z2, Z24
+	VPRORQ          $0x3d, Z2, Z25
+	VPSRLQ          $0x06, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPADDQ          Z4, Z19, Z19
+	VPADDQ.BCST     sha512K<>+416(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z14, Z5, Z5
+	VPRORQ          $0x01, Z6, Z24
+	VPRORQ          $0x08, Z6, Z25
+	VPSRLQ          $0x07, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPRORQ          $0x13, Z3, Z24
+	VPRORQ          $0x3d, Z3, Z25
+	VPSRLQ          $0x06, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPADDQ          Z5, Z18, Z18
+	VPADDQ.BCST     sha512K<>+424(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z15, Z6, Z6
+	VPRORQ          $0x01, Z7, Z24
+	VPRORQ          $0x08, Z7, Z25
+	VPSRLQ          $0x07, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPRORQ          $0x13, Z4, Z24
+	VPRORQ          $0x3d, Z4, Z25
+	VPSRLQ          $0x06, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPADDQ          Z6, Z17, Z17
+	VPADDQ.BCST     sha512K<>+432(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z0, Z7, Z7
+	VPRORQ          $0x01, Z8, Z24
+	VPRORQ          $0x08, Z8, Z25
+	VPSRLQ          $0x07, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPRORQ          $0x13, Z5, Z24
+	VPRORQ          $0x3d, Z5, Z25
+	VPSRLQ          $0x06, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPADDQ          Z7, Z16, Z16
+	VPADDQ.BCST     sha512K<>+440(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z1, Z8, Z8
+	VPRORQ          $0x01, Z9, Z24
+	VPRORQ          $0x08, Z9, Z25
+	VPSRLQ          $0x07, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPRORQ          $0x13, Z6, Z24
+	VPRORQ          $0x3d, Z6, Z25
+	VPSRLQ          $0x06, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPADDQ          Z8, Z23, Z23
+	VPADDQ.BCST     sha512K<>+448(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z2, Z9, Z9
+	VPRORQ          $0x01, Z10, Z24
+	VPRORQ          $0x08, Z10, Z25
+	VPSRLQ          $0x07, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPRORQ          $0x13, Z7, Z24
+	VPRORQ          $0x3d, Z7, Z25
+	VPSRLQ          $0x06, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPADDQ          Z9, Z22, Z22
+	VPADDQ.BCST     sha512K<>+456(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z3, Z10, Z10
+	VPRORQ          $0x01, Z11, Z24
+	VPRORQ          $0x08, Z11, Z25
+	VPSRLQ          $0x07, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPRORQ          $0x13, Z8, Z24
+	VPRORQ          $0x3d, Z8, Z25
+	VPSRLQ          $0x06, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPADDQ          Z10, Z21, Z21
+	VPADDQ.BCST     sha512K<>+464(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z4, Z11, Z11
+	VPRORQ          $0x01, Z12, Z24
+	VPRORQ          $0x08, Z12, Z25
+	VPSRLQ          $0x07, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPRORQ          $0x13, Z9, Z24
+	VPRORQ          $0x3d, Z9, Z25
+	VPSRLQ          $0x06, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPADDQ          Z11, Z20, Z20
+	VPADDQ.BCST     sha512K<>+472(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z5, Z12, Z12
+	VPRORQ          $0x01, Z13, Z24
+	VPRORQ          $0x08, Z13, Z25
+	VPSRLQ          $0x07, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPRORQ          $0x13, Z10, Z24
+	VPRORQ          $0x3d, Z10, Z25
+	VPSRLQ          $0x06, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPADDQ          Z12, Z19, Z19
+	VPADDQ.BCST     sha512K<>+480(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z6, Z13, Z13
+	VPRORQ          $0x01, Z14, Z24
+	VPRORQ          $0x08, Z14, Z25
+	VPSRLQ          $0x07, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPRORQ          $0x13, Z11, Z24
+	VPRORQ          $0x3d, Z11, Z25
+	VPSRLQ          $0x06, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPADDQ          Z13, Z18, Z18
+	VPADDQ.BCST     sha512K<>+488(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z7, Z14, Z14
+	VPRORQ          $0x01, Z15, Z24
+	VPRORQ          $0x08, Z15, Z25
+	VPSRLQ          $0x07, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPRORQ          $0x13, Z12, Z24
+	VPRORQ          $0x3d, Z12, Z25
+	VPSRLQ          $0x06, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPADDQ          Z14, Z17, Z17
+	VPADDQ.BCST     sha512K<>+496(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z8, Z15, Z15
+	VPRORQ          $0x01, Z0, Z24
+	VPRORQ          $0x08, Z0, Z25
+	VPSRLQ          $0x07, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPRORQ          $0x13, Z13, Z24
+	VPRORQ          $0x3d, Z13, Z25
+	VPSRLQ          $0x06, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPADDQ          Z15, Z16, Z16
+	VPADDQ.BCST     sha512K<>+504(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z9, Z0, Z0
+	VPRORQ          $0x01, Z1, Z24
+	VPRORQ          $0x08, Z1, Z25
+	VPSRLQ          $0x07, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPRORQ          $0x13, Z14, Z24
+	VPRORQ          $0x3d, Z14, Z25
+	VPSRLQ          $0x06, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z0, Z0
+	VPADDQ          Z0, Z23, Z23
+	VPADDQ.BCST     sha512K<>+512(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z10, Z1, Z1
+	VPRORQ          $0x01, Z2, Z24
+	VPRORQ          $0x08, Z2, Z25
+	VPSRLQ          $0x07, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPRORQ          $0x13, Z15, Z24
+	VPRORQ          $0x3d, Z15, Z25
+	VPSRLQ          $0x06, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z1, Z1
+	VPADDQ          Z1, Z22, Z22
+	VPADDQ.BCST     sha512K<>+520(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z11, Z2, Z2
+	VPRORQ          $0x01, Z3, Z24
+	VPRORQ          $0x08, Z3, Z25
+	VPSRLQ          $0x07, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPRORQ          $0x13, Z0, Z24
+	VPRORQ          $0x3d, Z0, Z25
+	VPSRLQ          $0x06, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z2, Z2
+	VPADDQ          Z2, Z21, Z21
+	VPADDQ.BCST     sha512K<>+528(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z12, Z3, Z3
+	VPRORQ          $0x01, Z4, Z24
+	VPRORQ          $0x08, Z4, Z25
+	VPSRLQ          $0x07, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPRORQ          $0x13, Z1, Z24
+	VPRORQ          $0x3d, Z1, Z25
+	VPSRLQ          $0x06, Z1, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z3, Z3
+	VPADDQ          Z3, Z20, Z20
+	VPADDQ.BCST     sha512K<>+536(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z13, Z4, Z4
+	VPRORQ          $0x01, Z5, Z24
+	VPRORQ          $0x08, Z5, Z25
+	VPSRLQ          $0x07, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPRORQ          $0x13, Z2, Z24
+	VPRORQ          $0x3d, Z2, Z25
+	VPSRLQ          $0x06, Z2, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z4, Z4
+	VPADDQ          Z4, Z19, Z19
+	VPADDQ.BCST     sha512K<>+544(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z14, Z5, Z5
+	VPRORQ          $0x01, Z6, Z24
+	VPRORQ          $0x08, Z6, Z25
+	VPSRLQ          $0x07, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPRORQ          $0x13, Z3, Z24
+	VPRORQ          $0x3d, Z3, Z25
+	VPSRLQ          $0x06, Z3, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z5, Z5
+	VPADDQ          Z5, Z18, Z18
+	VPADDQ.BCST     sha512K<>+552(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z15, Z6, Z6
+	VPRORQ          $0x01, Z7, Z24
+	VPRORQ          $0x08, Z7, Z25
+	VPSRLQ          $0x07, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPRORQ          $0x13, Z4, Z24
+	VPRORQ          $0x3d, Z4, Z25
+	VPSRLQ          $0x06, Z4, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z6, Z6
+	VPADDQ          Z6, Z17, Z17
+	VPADDQ.BCST     sha512K<>+560(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z0, Z7, Z7
+	VPRORQ          $0x01, Z8, Z24
+	VPRORQ          $0x08, Z8, Z25
+	VPSRLQ          $0x07, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPRORQ          $0x13, Z5, Z24
+	VPRORQ          $0x3d, Z5, Z25
+	VPSRLQ          $0x06, Z5, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z7, Z7
+	VPADDQ          Z7, Z16, Z16
+	VPADDQ.BCST     sha512K<>+568(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z1, Z8, Z8
+	VPRORQ          $0x01, Z9, Z24
+	VPRORQ          $0x08, Z9, Z25
+	VPSRLQ          $0x07, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPRORQ          $0x13, Z6, Z24
+	VPRORQ          $0x3d, Z6, Z25
+	VPSRLQ          $0x06, Z6, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z8, Z8
+	VPADDQ          Z8, Z23, Z23
+	VPADDQ.BCST     sha512K<>+576(SB), Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xca, Z22, Z21, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x0e, Z20, Z24
+	VPRORQ          $0x12, Z20, Z25
+	VPRORQ          $0x29, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z23, Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xe8, Z18, Z17, Z27
+	VPADDQ          Z27, Z23, Z23
+	VPRORQ          $0x1c, Z16, Z24
+	VPRORQ          $0x22, Z16, Z25
+	VPRORQ          $0x27, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z23, Z23
+	VPADDQ          Z2, Z9, Z9
+	VPRORQ          $0x01, Z10, Z24
+	VPRORQ          $0x08, Z10, Z25
+	VPSRLQ          $0x07, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPRORQ          $0x13, Z7, Z24
+	VPRORQ          $0x3d, Z7, Z25
+	VPSRLQ          $0x06, Z7, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z9, Z9
+	VPADDQ          Z9, Z22, Z22
+	VPADDQ.BCST     sha512K<>+584(SB), Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xca, Z21, Z20, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x0e, Z19, Z24
+	VPRORQ          $0x12, Z19, Z25
+	VPRORQ          $0x29, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z22, Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xe8, Z17, Z16, Z27
+	VPADDQ          Z27, Z22, Z22
+	VPRORQ          $0x1c, Z23, Z24
+	VPRORQ          $0x22, Z23, Z25
+	VPRORQ          $0x27, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z22, Z22
+	VPADDQ          Z3, Z10, Z10
+	VPRORQ          $0x01, Z11, Z24
+	VPRORQ          $0x08, Z11, Z25
+	VPSRLQ          $0x07, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPRORQ          $0x13, Z8, Z24
+	VPRORQ          $0x3d, Z8, Z25
+	VPSRLQ          $0x06, Z8, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z10, Z10
+	VPADDQ          Z10, Z21, Z21
+	VPADDQ.BCST     sha512K<>+592(SB), Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xca, Z20, Z19, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x0e, Z18, Z24
+	VPRORQ          $0x12, Z18, Z25
+	VPRORQ          $0x29, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z21, Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xe8, Z16, Z23, Z27
+	VPADDQ          Z27, Z21, Z21
+	VPRORQ          $0x1c, Z22, Z24
+	VPRORQ          $0x22, Z22, Z25
+	VPRORQ          $0x27, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z21, Z21
+	VPADDQ          Z4, Z11, Z11
+	VPRORQ          $0x01, Z12, Z24
+	VPRORQ          $0x08, Z12, Z25
+	VPSRLQ          $0x07, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPRORQ          $0x13, Z9, Z24
+	VPRORQ          $0x3d, Z9, Z25
+	VPSRLQ          $0x06, Z9, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z11, Z11
+	VPADDQ          Z11, Z20, Z20
+	VPADDQ.BCST     sha512K<>+600(SB), Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xca, Z19, Z18, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x0e, Z17, Z24
+	VPRORQ          $0x12, Z17, Z25
+	VPRORQ          $0x29, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z20, Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xe8, Z23, Z22, Z27
+	VPADDQ          Z27, Z20, Z20
+	VPRORQ          $0x1c, Z21, Z24
+	VPRORQ          $0x22, Z21, Z25
+	VPRORQ          $0x27, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z20, Z20
+	VPADDQ          Z5, Z12, Z12
+	VPRORQ          $0x01, Z13, Z24
+	VPRORQ          $0x08, Z13, Z25
+	VPSRLQ          $0x07, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPRORQ          $0x13, Z10, Z24
+	VPRORQ          $0x3d, Z10, Z25
+	VPSRLQ          $0x06, Z10, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z12, Z12
+	VPADDQ          Z12, Z19, Z19
+	VPADDQ.BCST     sha512K<>+608(SB), Z19, Z19
+	VMOVDQA32       Z16, Z27
+	VPTERNLOGQ      $0xca, Z18, Z17, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x0e, Z16, Z24
+	VPRORQ          $0x12, Z16, Z25
+	VPRORQ          $0x29, Z16, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z19, Z23, Z23
+	VMOVDQA32       Z20, Z27
+	VPTERNLOGQ      $0xe8, Z22, Z21, Z27
+	VPADDQ          Z27, Z19, Z19
+	VPRORQ          $0x1c, Z20, Z24
+	VPRORQ          $0x22, Z20, Z25
+	VPRORQ          $0x27, Z20, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z19, Z19
+	VPADDQ          Z6, Z13, Z13
+	VPRORQ          $0x01, Z14, Z24
+	VPRORQ          $0x08, Z14, Z25
+	VPSRLQ          $0x07, Z14, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPRORQ          $0x13, Z11, Z24
+	VPRORQ          $0x3d, Z11, Z25
+	VPSRLQ          $0x06, Z11, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z13, Z13
+	VPADDQ          Z13, Z18, Z18
+	VPADDQ.BCST     sha512K<>+616(SB), Z18, Z18
+	VMOVDQA32       Z23, Z27
+	VPTERNLOGQ      $0xca, Z17, Z16, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x0e, Z23, Z24
+	VPRORQ          $0x12, Z23, Z25
+	VPRORQ          $0x29, Z23, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z18, Z22, Z22
+	VMOVDQA32       Z19, Z27
+	VPTERNLOGQ      $0xe8, Z21, Z20, Z27
+	VPADDQ          Z27, Z18, Z18
+	VPRORQ          $0x1c, Z19, Z24
+	VPRORQ          $0x22, Z19, Z25
+	VPRORQ          $0x27, Z19, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z18, Z18
+	VPADDQ          Z7, Z14, Z14
+	VPRORQ          $0x01, Z15, Z24
+	VPRORQ          $0x08, Z15, Z25
+	VPSRLQ          $0x07, Z15, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPRORQ          $0x13, Z12, Z24
+	VPRORQ          $0x3d, Z12, Z25
+	VPSRLQ          $0x06, Z12, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z14, Z14
+	VPADDQ          Z14, Z17, Z17
+	VPADDQ.BCST     sha512K<>+624(SB), Z17, Z17
+	VMOVDQA32       Z22, Z27
+	VPTERNLOGQ      $0xca, Z16, Z23, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x0e, Z22, Z24
+	VPRORQ          $0x12, Z22, Z25
+	VPRORQ          $0x29, Z22, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z17, Z21, Z21
+	VMOVDQA32       Z18, Z27
+	VPTERNLOGQ      $0xe8, Z20, Z19, Z27
+	VPADDQ          Z27, Z17, Z17
+	VPRORQ          $0x1c, Z18, Z24
+	VPRORQ          $0x22, Z18, Z25
+	VPRORQ          $0x27, Z18, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z17, Z17
+	VPADDQ          Z8, Z15, Z15
+	VPRORQ          $0x01, Z0, Z24
+	VPRORQ          $0x08, Z0, Z25
+	VPSRLQ          $0x07, Z0, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPRORQ          $0x13, Z13, Z24
+	VPRORQ          $0x3d, Z13, Z25
+	VPSRLQ          $0x06, Z13, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z15, Z15
+	VPADDQ          Z15, Z16, Z16
+	VPADDQ.BCST     sha512K<>+632(SB), Z16, Z16
+	VMOVDQA32       Z21, Z27
+	VPTERNLOGQ      $0xca, Z23, Z22, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x0e, Z21, Z24
+	VPRORQ          $0x12, Z21, Z25
+	VPRORQ          $0x29, Z21, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          Z16, Z20, Z20
+	VMOVDQA32       Z17, Z27
+	VPTERNLOGQ      $0xe8, Z19, Z18, Z27
+	VPADDQ          Z27, Z16, Z16
+	VPRORQ          $0x1c, Z17, Z24
+	VPRORQ          $0x22, Z17, Z25
+	VPRORQ          $0x27, Z17, Z26
+	VPTERNLOGQ      $0x96, Z26, Z25, Z24
+	VPADDQ          Z24, Z16, Z16
+	VPADDQ          128(DI), Z16, Z16
+	VMOVDQU32       Z16, 128(DI)
+	VPADDQ          192(DI), Z17, Z17
+	VMOVDQU32       Z17, 192(DI)
+	VPADDQ          256(DI), Z18, Z18
+	VMOVDQU32       Z18, 256(DI)
+	VPADDQ          320(DI), Z19, Z19
+	VMOVDQU32       Z19, 320(DI)
+	VPADDQ          384(DI), Z20, Z20
+	VMOVDQU32       Z20, 384(DI)
+	VPADDQ          448(DI), Z21, Z21
+	VMOVDQU32       Z21, 448(DI)
+	VPADDQ          512(DI), Z22, Z22
+	VMOVDQU32       Z22, 512(DI)
+	VPADDQ          576(DI), Z23, Z23
+	VMOVDQU32       Z23, 576(DI)
+	ADDQ            $0x00000080, DX
 	DECQ            CX
 	JNE             block
 	VZEROALL

@@ -14,14 +14,17 @@ import (
 // HMAC with a hash and a key.
 func HMAC(h func() hash.Hash, key []byte) MAC {
 	key = append([]byte(nil), key...)
-	return func() (hash.Hash, error) { return hmac.New(h, key), nil }
+	return MAC{
+		make:  func() (hash.Hash, error) { return hmac.New(h, key), nil },
+		lanes: func(kernel string, tagLen int) tagger { return newTagger(kernel, key, h, tagLen) },
+	}
 }
 
 // CMAC is AES-CMAC with a key of 16 octets (RFC 4493).
 func CMAC(key []byte) (MAC, error) {
 	b, err := macBlock(key)
 	if err != nil {
-		return nil, err
+		return MAC{}, err
 	}
 	var whole, partial [aes.BlockSize]byte
 	b.Encrypt(whole[:], whole[:])
@@ -44,7 +47,7 @@ func doubled(k *[aes.BlockSize]byte) {
 func XCBC(key []byte) (MAC, error) {
 	b, err := macBlock(key)
 	if err != nil {
-		return nil, err
+		return MAC{}, err
 	}
 	var k [3][aes.BlockSize]byte
 	for i := range k {
@@ -54,7 +57,7 @@ func XCBC(key []byte) (MAC, error) {
 		b.Encrypt(k[i][:], k[i][:])
 	}
 	if b, err = macBlock(k[0][:]); err != nil {
-		return nil, err
+		return MAC{}, err
 	}
 	return cbcMAC(b, k[1], k[2]), nil
 }
@@ -78,10 +81,10 @@ type chain struct {
 var zeroBlock [aes.BlockSize]byte
 
 func cbcMAC(b cipher.Block, whole, partial [aes.BlockSize]byte) MAC {
-	return func() (hash.Hash, error) {
+	return MAC{make: func() (hash.Hash, error) {
 		enc, _, err := cbcModes(b)
 		return &chain{enc: enc, whole: whole, partial: partial}, err
-	}
+	}}
 }
 
 func (c *chain) Size() int      { return aes.BlockSize }

@@ -25,6 +25,8 @@ func main() {
 	sha256()
 	sha1()
 	sha1Wide()
+	sha256Wide()
+	sha512Wide()
 	chacha20()
 	poly1305()
 	leaf7()

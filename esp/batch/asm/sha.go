@@ -13,10 +13,10 @@ import (
 const (
 	macText  = 0
 	macState = 16
-	macSize  = 48
+	macSize  = 80
 )
 
-var swapWords Mem
+var swapWords, swapLongs, sha256K Mem // swap: octets of words of 32 and 64 bits
 
 // shaLane is one of two messages that are hashed side by side, because an SHA instruction waits long for the one before.
 type shaLane struct {
@@ -52,13 +52,16 @@ func shaEnd() {
 
 // sha256 is FIPS 180-4, section 6.2.2.
 func sha256() {
-	k := GLOBL("sha256K", RODATA|NOPTR)
+	sha256K = GLOBL("sha256K", RODATA|NOPTR)
 	for i, p := range primes(64) {
-		DATA(4*i, U32(rootBits(p)))
+		DATA(4*i, U32(rootBits(p, 32)))
 	}
 	swapWords = GLOBL("swapWords", RODATA|NOPTR)
 	DATA(0, U64(0x0405060700010203))
 	DATA(8, U64(0x0c0d0e0f08090a0b))
+	swapLongs = GLOBL("swapLongs", RODATA|NOPTR)
+	DATA(0, U64(0x0001020304050607))
+	DATA(8, U64(0x08090a0b0c0d0e0f))
 	shaStart("sha256x2", "sha256x2 hashes blocks of two messages.", swapWords)
 	ls := []shaLane{
 		{text: R8, a: X1, b: X2, c: X13, msg: [4]VecPhysical{X5, X6, X7, X8}},
@@ -84,7 +87,7 @@ func sha256() {
 			}
 		}
 		for _, l := range ls {
-			MOVOU(k.Offset(16*i), X0)
+			MOVOU(sha256K.Offset(16*i), X0)
 			PADDD(l.msg[i%4], X0)
 			SHA256RNDS2(X0, l.a, l.b)
 			PSHUFD(Imm(0x0e), X0, X0)
@@ -157,15 +160,17 @@ func primes(n int) (p []int64) {
 	return p
 }
 
-// rootBits is the first 32 bits of the fraction of a prime's cube root (FIPS 180-4, section 4.2.2).
-func rootBits(p int64) uint32 {
-	want := new(big.Int).Lsh(big.NewInt(p), 96) // floor(cbrt(p) * 2^32)
-	x := big.NewInt(int64(math.Cbrt(float64(p)) * (1 << 32)))
-	x.Add(x, big.NewInt(1<<10))
-	for new(big.Int).Exp(x, big.NewInt(3), nil).Cmp(want) > 0 {
-		x.Sub(x, big.NewInt(1))
+// rootBits is the first bits of the fraction of a prime's cube root (FIPS 180-4, sections 4.2.2 and 4.2.3).
+func rootBits(p int64, bits int) uint64 {
+	cube := new(big.Int).Lsh(big.NewInt(p), uint(3*bits))
+	root := new(big.Int) // floor(cbrt(p) * 2^bits), bit by bit: no prime here has a root of 8
+	for i := bits + 2; i >= 0; i-- {
+		if root.SetBit(root, i, 1); new(big.Int).Exp(root, big.NewInt(3), nil).Cmp(cube) > 0 {
+			root.SetBit(root, i, 0)
+		}
 	}
-	return uint32(x.Uint64())
+	root.And(root, new(big.Int).SetUint64(math.MaxUint64>>(64-bits)))
+	return root.Uint64()
 }
 
 func leaf7() {

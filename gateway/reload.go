@@ -34,7 +34,7 @@ func (g *Gateway) Reload(ctx context.Context) (control.Reloaded, error) {
 	for _, f := range faults {
 		r.Faults = append(r.Faults, f.String())
 		level := slog.LevelError
-		if f.Severity == config.Warning {
+		if f.Severity != config.Error {
 			level = slog.LevelWarn
 		}
 		g.log.Log(ctx, level, "fault in the configuration", slog.String(keyFault, f.String()))

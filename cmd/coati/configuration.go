@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -13,46 +15,133 @@ import (
 
 // sources are the configuration files of one gateway, by format.
 type sources struct {
-	native, scripts []string
-	static          bool // fixed keys of counter modes are taken
+	native, scripts, racoon []string
+	static                  bool // fixed keys of counter modes are taken
+
+	// latest is what the scripts said when everything was last read.
+	latest *legacy.Script
+}
+
+type format struct {
+	name  string
+	looks func([]byte) bool // nil: what no other format is
+	files func(*sources) *[]string
+}
+
+// formats in the order in which they are told apart.
+var formats = []format{
+	{"setkey", legacy.LooksLikeSetkey, func(s *sources) *[]string { return &s.scripts }},
+	{"racoon", legacy.LooksLikeRacoon, func(s *sources) *[]string { return &s.racoon }},
+	{"native", nil, func(s *sources) *[]string { return &s.native }},
+}
+
+func formatNames() string {
+	var names []string
+	for _, f := range formats {
+		names = append(names, f.name)
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " or " + names[len(names)-1]
 }
 
 func formatFlags(c *cobra.Command) {
-	c.Flags().String("format", "", "`FORMAT` of all the files: native or setkey; default: told by what is in them")
+	c.Flags().String("format", "", "`FORMAT` of all the files: "+formatNames()+"; default: told by what is in them")
 	c.Flags().Bool("allow-static-counter-mode", false, "take fixed keys with counter modes (aes-gcm and others), and keep account on disk of their sequence numbers")
 }
 
 // newSources tells the files apart.
 func newSources(cmd *cobra.Command, files []string) (*sources, error) {
-	format, _ := cmd.Flags().GetString("format")
+	named, _ := cmd.Flags().GetString("format")
 	s := &sources{}
 	s.static, _ = cmd.Flags().GetBool("allow-static-counter-mode")
-	switch format {
-	case "native":
-		s.native = files
-	case "setkey":
-		s.scripts = files
-	case "":
-		for _, f := range files {
+	for _, file := range files {
+		var data []byte
+		if named == "" {
 			// What cannot be read is told when it is read as what it most often is.
-			if data, err := readScript(f); err == nil && legacy.LooksLikeSetkey(data) {
-				s.scripts = append(s.scripts, f)
-			} else {
-				s.native = append(s.native, f)
-			}
+			data, _ = readScript(file)
 		}
-	default:
-		return nil, unusable(fmt.Errorf("format %q is unknown: want native or setkey", format))
+		i := slices.IndexFunc(formats, func(f format) bool {
+			if named != "" {
+				return f.name == named
+			}
+			return f.looks == nil || f.looks(data)
+		})
+		if i < 0 {
+			return nil, unusable(fmt.Errorf("format %q is unknown: want %s", named, formatNames()))
+		}
+		list := formats[i].files(s)
+		*list = append(*list, file)
 	}
 	return s, nil
 }
 
-// settings reads the native files; without any they are the defaults.
-func (s *sources) settings() (*config.Config, []config.Fault) {
-	if len(s.native) == 0 {
-		return &config.Config{Gateway: config.DefaultGateway()}, nil
+// negotiates says whether any of the files may ask for IKE.
+func (s *sources) negotiates() bool { return len(s.native)+len(s.racoon) > 0 }
+
+// load reads everything. What of it belongs together is there as a whole, or not at all.
+func (s *sources) load() (*config.Config, *legacy.Script, []config.Fault) {
+	s.latest = nil
+	script, faults := s.script()
+	converted, script, more := s.convert(script)
+	faults = append(faults, more...)
+	if !s.negotiates() && !config.Failed(faults) {
+		s.latest = script
+		return &config.Config{Gateway: config.DefaultGateway()}, script, faults
 	}
-	return config.Load(s.native)
+	foreign := make([]config.Foreign, len(converted))
+	for i := range converted {
+		foreign[i] = converted[i].Foreign
+	}
+	if len(s.native)+len(foreign) == 0 {
+		return nil, nil, faults
+	}
+	c, more := config.LoadWith(s.native, foreign)
+	if faults = append(faults, more...); config.Failed(faults) {
+		return nil, nil, faults
+	}
+	s.latest = script
+	return c, script, faults
+}
+
+// convert makes native files of other programs'. What is left of the scripts comes back.
+func (s *sources) convert(script *legacy.Script) ([]*legacy.Converted, *legacy.Script, []config.Fault) {
+	var out []*legacy.Converted
+	var faults []config.Fault
+	disk := legacy.SystemDisk()
+	for i, name := range s.racoon {
+		if i > 0 {
+			faults = append(faults, config.Fault{File: name, Message: "is a second racoon.conf, and each would serve all policies: join them by include"})
+			continue
+		}
+		data, err := readScript(name)
+		if err != nil {
+			faults = append(faults, config.Fault{File: name, Message: err.Error()})
+			continue
+		}
+		r, more := legacy.ParseRacoon(name, data, disk)
+		faults = append(faults, more...)
+		if r == nil || len(s.scripts) > 0 && script == nil {
+			continue
+		}
+		var db *legacy.Database
+		if script != nil {
+			db, _ = (*legacy.Database)(nil).Evaluate(script, legacy.World{})
+		}
+		c, more := r.Convert(db, disk)
+		faults = append(faults, more...)
+		if c != nil {
+			out = append(out, c)
+			script = c.Script
+		}
+	}
+	return out, script, faults
+}
+
+// manual is what the scripts said when everything was last read; empty, not nil, where there are scripts that say nothing.
+func (s *sources) manual() (*legacy.Script, []config.Fault) {
+	if s.latest == nil {
+		return &legacy.Script{}, nil
+	}
+	return s.latest, nil
 }
 
 // script reads all scripts as one; nil without any, and with a fault.
@@ -88,13 +177,6 @@ func (s *sources) script() (*legacy.Script, []config.Fault) {
 		return nil, faults
 	}
 	return whole, faults
-}
-
-// load reads everything.
-func (s *sources) load() (*config.Config, *legacy.Script, []config.Fault) {
-	c, faults := s.settings()
-	script, more := s.script()
-	return c, script, append(faults, more...)
 }
 
 // contents counts what a configuration has.

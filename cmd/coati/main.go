@@ -98,7 +98,7 @@ variable COATI_SOCKET names.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().String("control", "", "path of the control socket (COATI_SOCKET; default "+control.DefaultSocket+")")
-	root.AddCommand(newRun(), newCheck(), newStatus(), newUp(), newDown(), newRekey(), newReload(), newVersion(), newMan(), newBench(), newSetkey())
+	root.AddCommand(newRun(), newCheck(), newConvert(), newStatus(), newUp(), newDown(), newRekey(), newReload(), newVersion(), newMan(), newBench(), newSetkey())
 	return root
 }
 

@@ -23,8 +23,10 @@ func newRun() *cobra.Command {
 		Long: `Runs the gateway in the foreground until SIGTERM or SIGINT, and then tells all peers and leaves nothing
 behind: no device, route, rule or sysctl. SIGHUP reads the configuration again and changes only what changed.
 
-A file is Coati's own, or a script of setkey's: its associations have manual keys, and it begins with none
-but those it adds. Where all files are scripts nothing is ever negotiated.
+A file is Coati's own, a script of setkey's, or a racoon.conf, told apart by what is in them. A script's
+associations have manual keys, and it begins with none but those it adds; where all files are scripts nothing is
+ever negotiated. A racoon.conf negotiates for the policies of the scripts beside it that need associations:
+coati run --config racoon.conf --config ipsec-tools.conf.
 
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW, and /dev/net/tun. The log is text on stderr.`,
 		Args: cobra.NoArgs,
@@ -65,20 +67,20 @@ func run(cmd *cobra.Command) error {
 	c := gateway.Config{
 		Settings: settings,
 		Load: func() (*config.Config, []config.Fault) {
-			c, faults := from.settings()
+			c, _, faults := from.load()
 			if c != nil {
 				level.follow(c)
 			}
 			return c, faults
 		},
-		Manual: script, NoIKE: len(from.native) == 0, AllowStaticCounterMode: from.static, CounterDir: counters,
+		Manual: script, NoIKE: !from.negotiates(), AllowStaticCounterMode: from.static, CounterDir: counters,
 		Control: controlPath(cmd),
 		Log:     newLogger(stderr, asJSON, &level.current),
 		// Not a flag and not in a file: only coati bench path sets it.
 		InsecureNullCipher: os.Getenv("COATI_INSECURE_NULL_CIPHER") == "1",
 	}
-	if script != nil {
-		c.LoadManual = from.script
+	if len(from.scripts) > 0 {
+		c.LoadManual = from.manual
 	}
 	g, err := gateway.New(c)
 	if err != nil {

@@ -14,6 +14,7 @@ type Severity uint8
 const (
 	Error   Severity = iota // the configuration cannot be used
 	Warning                 // it can, but probably does not do what was meant
+	Lost                    // another program's file says something that was not carried over
 )
 
 // Fault is one thing that is wrong, for people: lower case, no period, with a hint.
@@ -30,8 +31,11 @@ func (f Fault) String() string {
 	if s != "" {
 		s += ": "
 	}
-	if f.Severity == Warning {
+	switch f.Severity {
+	case Warning:
 		s += "warning: "
+	case Lost:
+		s += "lost: "
 	}
 	return s + f.Message
 }

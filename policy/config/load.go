@@ -45,6 +45,11 @@ func Load(files []string) (*Config, []Fault) {
 	if len(files) == 0 {
 		l.errorf(position{}, "no configuration file named")
 	}
+	l.readFiles(files)
+	return l.finish()
+}
+
+func (l *loader) readFiles(files []string) {
 	for _, file := range files {
 		if _, twice := l.order[file]; twice {
 			l.errorf(position{file, 0}, "named twice")
@@ -58,7 +63,6 @@ func Load(files []string) (*Config, []Fault) {
 		}
 		l.read(file, data)
 	}
-	return l.finish()
 }
 
 // Parse is Load of one file whose content is at hand. The name is used in faults and to find the files it refers to.
@@ -114,6 +118,11 @@ func (l *loader) read(file string, data []byte) {
 		l.errorf(position{file, 0}, "its folder is unknown: %s", err)
 		return
 	}
+	l.decodeRoot(root, dir)
+}
+
+// decodeRoot reads a file's tree; paths in it are relative to dir.
+func (l *loader) decodeRoot(root *value, dir string) {
 	decode(l, root, "the file", []key[string]{
 		{"gateway", func(l *loader, _ *string, k setting) { l.readGateway(k) }},
 		{"tunnel", func(l *loader, dir *string, k setting) { l.readTunnels(k, *dir) }},

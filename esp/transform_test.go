@@ -166,7 +166,10 @@ func TestInsecureAlgorithmsMustBeNamed(t *testing.T) {
 			got = append(got, a.Keyword)
 		}
 	}
-	want := []string{"3des", "blowfish128", "blowfish192", "blowfish256", "blowfish320", "blowfish384", "blowfish448", "cast128", "des", "camellia256", "camellia128", "camellia192", "md5"}
+	want := []string{
+		"3des", "blowfish128", "blowfish192", "blowfish256", "blowfish320", "blowfish384", "blowfish448", "cast128", "des", "camellia256", "camellia128", "camellia192", "prfmd5", "md5",
+		"modp1536", "modp1024", "modp768", "modp2048s256", "modp2048s224", "modp1024s160",
+	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Errorf("insecure (-want +got):\n%s", d)
 	}

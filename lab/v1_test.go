@@ -29,7 +29,7 @@ func setUpV1(t *testing.T, role, ike, esp string, change ...func(*Tunnel, *swan)
 	for _, f := range change {
 		f(&tunnel, &peer)
 	}
-	return start(t, pair, role, tunnel, peer)
+	return start(t, pair, role, tunnel, peer, "i_dont_care_about_security_and_use_aggressive_mode_psk = yes")
 }
 
 func TestV1StrongSwan(t *testing.T) {

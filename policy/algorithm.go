@@ -56,6 +56,8 @@ const (
 	ENCRAESGCM16IIV uint16 = 30
 	ENCRChaCha20IIV uint16 = 31
 
+	PRFInsecureHMACMD5 uint16 = 1
+
 	PRFHMACSHA1   uint16 = 2
 	PRFHMACSHA256 uint16 = 5
 	PRFHMACSHA384 uint16 = 6
@@ -80,8 +82,16 @@ const (
 	KEECP384     uint16 = 20
 	KEECP521     uint16 = 21
 	KEX25519     uint16 = 31
-	ESNNo        uint16 = 0
-	ESNYes       uint16 = 1
+
+	KEInsecureModp768      uint16 = 1
+	KEInsecureModp1024     uint16 = 2
+	KEInsecureModp1536     uint16 = 5
+	KEInsecureModp1024s160 uint16 = 22 // RFC 5114, these three
+	KEInsecureModp2048s224 uint16 = 23
+	KEInsecureModp2048s256 uint16 = 24
+
+	ESNNo  uint16 = 0
+	ESNYes uint16 = 1
 )
 
 // Use says in which protocols an algorithm is implemented here.
@@ -90,6 +100,7 @@ type Use uint8
 const (
 	UseIKE Use = 1 << iota
 	UseESP
+	UseIKEv1 // IKEv1 alone, beside what UseIKE says
 )
 
 // Algorithm is one row of the table. Sizes are octets unless they say bits.
@@ -155,24 +166,25 @@ var Algorithms = []Algorithm{
 	{Type: TransformENCR, ID: ENCRAESGMAC, KeyBits: 192, Keyword: "aes192gmac", Name: "ENCR_NULL_AUTH_AES_GMAC", XFRM: "rfc4543(gcm(aes))", KeyLen: 28, SaltLen: 4, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRNull, Keyword: "null", Name: "ENCR_NULL", XFRM: "ecb(cipher_null)", BlockLen: 1, Use: UseESP, Status: "MUST"},
 
-	{Type: TransformENCR, ID: ENCRInsecure3DES, Keyword: "3des", Name: "ENCR_3DES", XFRM: "cbc(des3_ede)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "SHOULD NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 128, Keyword: "blowfish128", Aliases: []string{"blowfish"}, Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 192, Keyword: "blowfish192", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 256, Keyword: "blowfish256", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 32, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 320, Keyword: "blowfish320", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 40, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 384, Keyword: "blowfish384", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 48, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 448, Keyword: "blowfish448", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 56, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureCAST, KeyBits: 128, Keyword: "cast128", Name: "ENCR_CAST", XFRM: "cbc(cast5)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureDES, Keyword: "des", Name: "ENCR_DES", XFRM: "cbc(des)", KeyLen: 8, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 256, Keyword: "camellia256", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 32, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 128, Keyword: "camellia128", Aliases: []string{"camellia"}, Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 16, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 192, Keyword: "camellia192", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 24, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecure3DES, Keyword: "3des", Name: "ENCR_3DES", XFRM: "cbc(des3_ede)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "SHOULD NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 128, Keyword: "blowfish128", Aliases: []string{"blowfish"}, Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 192, Keyword: "blowfish192", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 256, Keyword: "blowfish256", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 32, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 320, Keyword: "blowfish320", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 40, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 384, Keyword: "blowfish384", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 48, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 448, Keyword: "blowfish448", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 56, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureCAST, KeyBits: 128, Keyword: "cast128", Name: "ENCR_CAST", XFRM: "cbc(cast5)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureDES, Keyword: "des", Name: "ENCR_DES", XFRM: "cbc(des)", KeyLen: 8, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 256, Keyword: "camellia256", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 32, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 128, Keyword: "camellia128", Aliases: []string{"camellia"}, Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 16, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 192, Keyword: "camellia192", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 24, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
 
 	{Type: TransformPRF, ID: PRFHMACSHA256, Keyword: "prfsha256", Name: "PRF_HMAC_SHA2_256", KeyLen: 32, Use: UseIKE, Status: "MUST"},
 	{Type: TransformPRF, ID: PRFHMACSHA384, Keyword: "prfsha384", Name: "PRF_HMAC_SHA2_384", KeyLen: 48, Use: UseIKE, Status: "SHOULD"},
 	{Type: TransformPRF, ID: PRFHMACSHA512, Keyword: "prfsha512", Name: "PRF_HMAC_SHA2_512", KeyLen: 64, Use: UseIKE, Status: "SHOULD+"},
 
 	{Type: TransformPRF, ID: PRFHMACSHA1, Keyword: "prfsha1", Name: "PRF_HMAC_SHA1", KeyLen: 20, Use: UseIKE, Status: "MUST-"},
+	{Type: TransformPRF, ID: PRFInsecureHMACMD5, Keyword: "prfmd5", Name: "PRF_HMAC_MD5", KeyLen: 16, Insecure: true, Use: UseIKEv1, Status: "MUST NOT"},
 
 	{Type: TransformINTEG, ID: IntegSHA256, Keyword: "sha256", Aliases: []string{"sha2_256", "sha2"}, Name: "AUTH_HMAC_SHA2_256_128", XFRM: "hmac(sha256)", KeyLen: 32, ICVLen: 16, Use: UseIKE | UseESP, Status: "MUST", Implied: "prfsha256"},
 	{Type: TransformINTEG, ID: IntegSHA384, Keyword: "sha384", Aliases: []string{"sha2_384"}, Name: "AUTH_HMAC_SHA2_384_192", XFRM: "hmac(sha384)", KeyLen: 48, ICVLen: 24, Use: UseIKE | UseESP, Status: "MAY", Implied: "prfsha384"},
@@ -181,7 +193,7 @@ var Algorithms = []Algorithm{
 	{Type: TransformINTEG, ID: IntegSHA1, Keyword: "sha1", Aliases: []string{"sha"}, Name: "AUTH_HMAC_SHA1_96", XFRM: "hmac(sha1)", KeyLen: 20, ICVLen: 12, Use: UseIKE | UseESP, Status: "MUST-", Implied: "prfsha1"},
 	{Type: TransformINTEG, ID: IntegAESXCBC, Keyword: "aesxcbc", Name: "AUTH_AES_XCBC_96", XFRM: "xcbc(aes)", KeyLen: 16, ICVLen: 12, Use: UseESP, Status: "SHOULD"},
 	{Type: TransformINTEG, ID: IntegAESCMAC, Keyword: "aescmac", Name: "AUTH_AES_CMAC_96", XFRM: "cmac(aes)", KeyLen: 16, ICVLen: 12, Use: UseESP, Status: "MAY"},
-	{Type: TransformINTEG, ID: IntegInsecureMD5, Keyword: "md5", Name: "AUTH_HMAC_MD5_96", XFRM: "hmac(md5)", KeyLen: 16, ICVLen: 12, Insecure: true, Use: UseESP, Status: "MUST NOT"},
+	{Type: TransformINTEG, ID: IntegInsecureMD5, Keyword: "md5", Name: "AUTH_HMAC_MD5_96", XFRM: "hmac(md5)", KeyLen: 16, ICVLen: 12, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT", Implied: "prfmd5"},
 
 	{Type: TransformKE, ID: KEX25519, Keyword: "x25519", Aliases: []string{"curve25519", "ecp_x25519"}, Name: "Curve25519", Use: UseIKE | UseESP, Status: "SHOULD"},
 	{Type: TransformKE, ID: KEECP256, Keyword: "ecp256", Name: "256-bit random ECP group", Use: UseIKE | UseESP, Status: "SHOULD"},
@@ -192,6 +204,12 @@ var Algorithms = []Algorithm{
 	{Type: TransformKE, ID: KEModp4096, Keyword: "modp4096", Name: "4096-bit MODP Group", Use: UseIKE | UseESP, Status: "MAY"},
 	{Type: TransformKE, ID: KEModp6144, Keyword: "modp6144", Name: "6144-bit MODP Group", Use: UseIKE | UseESP, Status: "MAY"},
 	{Type: TransformKE, ID: KEModp8192, Keyword: "modp8192", Name: "8192-bit MODP Group", Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformKE, ID: KEInsecureModp1536, Keyword: "modp1536", Name: "1536-bit MODP Group", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
+	{Type: TransformKE, ID: KEInsecureModp1024, Keyword: "modp1024", Name: "1024-bit MODP Group", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
+	{Type: TransformKE, ID: KEInsecureModp768, Keyword: "modp768", Name: "768-bit MODP Group", Insecure: true, Use: UseIKE | UseESP, Status: "MUST NOT"},
+	{Type: TransformKE, ID: KEInsecureModp2048s256, Keyword: "modp2048s256", Name: "2048-bit MODP Group with 256-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
+	{Type: TransformKE, ID: KEInsecureModp2048s224, Keyword: "modp2048s224", Name: "2048-bit MODP Group with 224-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
+	{Type: TransformKE, ID: KEInsecureModp1024s160, Keyword: "modp1024s160", Name: "1024-bit MODP Group with 160-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "MUST NOT"},
 
 	{Type: TransformESN, ID: ESNYes, Keyword: "esn", Name: "Extended Sequence Numbers", Use: UseESP, Status: "MUST"},
 	{Type: TransformESN, ID: ESNNo, Keyword: "noesn", Name: "No Extended Sequence Numbers", Use: UseESP, Status: "MUST"},
@@ -238,9 +256,9 @@ func (t Transform) String() string {
 var foreign = map[[2]uint16]string{
 	{1, 2}: "des", {1, 3}: "3des", {1, 7}: "blowfish", {1, 11}: "null", {1, 13}: "aesctr", {1, 14}: "aesccm8", {1, 15}: "aesccm12", {1, 16}: "aesccm16",
 	{1, 18}: "aesgcm8", {1, 19}: "aesgcm12", {1, 23}: "camellia", {1, 28}: "chacha20poly1305",
-	{2, 1}: "prfmd5", {2, 4}: "prfaesxcbc", {2, 8}: "prfaescmac",
+	{2, 4}: "prfaesxcbc", {2, 8}: "prfaescmac",
 	{3, 0}: "no integrity", {3, 1}: "md5", {3, 5}: "aesxcbc", {3, 8}: "aescmac",
-	{4, 0}: "no key exchange", {4, 1}: "modp768", {4, 2}: "modp1024", {4, 5}: "modp1536", {4, 22}: "modp1024s160", {4, 23}: "modp2048s224", {4, 24}: "modp2048s256",
+	{4, 0}:  "no key exchange",
 	{4, 25}: "ecp192", {4, 26}: "ecp224", {4, 27}: "ecp224bp", {4, 28}: "ecp256bp", {4, 29}: "ecp384bp", {4, 30}: "ecp512bp", {4, 32}: "x448", {4, 35}: "mlkem512", {4, 36}: "mlkem768", {4, 37}: "mlkem1024",
 }
 

@@ -99,6 +99,7 @@ type PeerTunnel struct {
 	Unique                Unique
 	OnDead                LossAction // the peer does not answer any more
 	OnClose               LossAction // the peer deleted the IKE SA or a child
+	V1                    Version1
 	Children              []Child
 }
 

@@ -35,7 +35,7 @@ type Proposal struct {
 // to the integrity algorithm. For ESP a missing esn/noesn means both, extended first; a key exchange asks for PFS.
 func ParseProposal(proto Protocol, s string) (Proposal, error) {
 	p := Proposal{Protocol: proto}
-	need := UseIKE
+	need := UseIKE | UseIKEv1
 	if proto == ProtocolESP {
 		need = UseESP
 	}

@@ -1,14 +1,14 @@
 package policy
 
-// The numbers of IKEv1 (RFC 2407, sections 4.4.4 and 4.5; RFC 2409, appendix A; RFC 4868; RFC 5903). Key exchange groups have those of
+// The numbers of IKEv1 (RFC 2407, sections 4.4.4 and 4.5; RFC 2409, appendix A; RFC 4312, 4868 and 5903). Key exchange groups have those of
 // IKEv2, and so have the ciphers of ESP but for one.
 
 var (
-	v1Ciphers = map[uint16]uint16{ENCRInsecure3DES: 5, ENCRAESCBC: 7}
+	v1Ciphers = map[uint16]uint16{ENCRInsecureDES: 1, ENCRInsecureBlowfish: 3, ENCRInsecure3DES: 5, ENCRInsecureCAST: 6, ENCRAESCBC: 7, ENCRInsecureCamellia: 8}
 	v1Hashes  = map[uint16]uint16{IntegInsecureMD5: 1, IntegSHA1: 2, IntegSHA256: 4, IntegSHA384: 5, IntegSHA512: 6}
 	v1ESP     = map[uint16]uint16{
 		ENCRInsecureDES: 2, ENCRInsecure3DES: 3, ENCRInsecureCAST: 6, ENCRInsecureBlowfish: 7, ENCRNull: 11, ENCRAESCBC: 12, ENCRAESCTR: 13,
-		ENCRAESCCM8: 14, ENCRAESCCM12: 15, ENCRAESCCM16: 16, ENCRAESGCM8: 18, ENCRAESGCM12: 19, ENCRAESGCM16: 20, ENCRAESGMAC: 23,
+		ENCRAESCCM8: 14, ENCRAESCCM12: 15, ENCRAESCCM16: 16, ENCRAESGCM8: 18, ENCRAESGCM12: 19, ENCRAESGCM16: 20, ENCRInsecureCamellia: 22, ENCRAESGMAC: 23,
 	}
 	v1ESPAuth = map[uint16]uint16{IntegInsecureMD5: 1, IntegSHA1: 2, IntegSHA256: 5, IntegSHA384: 6, IntegSHA512: 7, IntegAESXCBC: 9}
 )
@@ -28,7 +28,10 @@ func v1Numbers(p Protocol, tt TransformType) map[uint16]uint16 {
 	return nil
 }
 
-func v1Group(id uint16) bool { return id >= 1 && id <= 5 || id >= 14 && id <= 21 }
+// v1Group: 31 is strongSwan's private use of IKEv2's number.
+func v1Group(id uint16) bool {
+	return id == 1 || id == 2 || id == 5 || id >= 14 && id <= 24 || id == 31
+}
 
 // V1Number is the transform's number in IKEv1: phase 1's for ProtocolIKE, where an integrity algorithm names the hash, else phase 2's.
 // False: IKEv1 cannot say it.
@@ -51,6 +54,12 @@ func FromV1(p Protocol, tt TransformType, number uint16) (id uint16, ok bool) {
 		}
 	}
 	return 0, false
+}
+
+// Version1 are the settings of a tunnel that IKEv1 alone has.
+type Version1 struct {
+	// Aggressive: we begin in aggressive mode, and a peer may. With a pre-shared key whoever asks can guess it off-line.
+	Aggressive bool
 }
 
 // maxV1Suites are offered in one payload; a peer has 255 numbers for them and little patience.

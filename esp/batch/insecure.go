@@ -8,6 +8,8 @@ import (
 	"golang.org/x/crypto/blowfish"
 	//lint:ignore SA1019 old peers have nothing else
 	"golang.org/x/crypto/cast5"
+
+	"coati/esp/batch/camellia"
 )
 
 // Ciphers whose blocks of 8 octets begin to repeat after 2^32 of them (RFC 8221, section 5), and whose tables tell of their
@@ -30,6 +32,9 @@ func InsecureCAST(key []byte) (Cipher, error) {
 	b, err := cast5.NewCipher(key)
 	return insecureCBC(b, err)
 }
+
+// InsecureCamellia is Camellia-CBC with a key of 16, 24 or 32 octets (RFC 4312).
+func InsecureCamellia(key []byte) (Cipher, error) { return insecureCBC(camellia.InsecureNew(key)) }
 
 func insecureCBC(b cipher.Block, err error) (Cipher, error) {
 	if err != nil {

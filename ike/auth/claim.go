@@ -16,6 +16,7 @@ type Claim struct {
 	Method    wire.AuthMethod
 	Data      []byte   // of its AUTH payload
 	Octets    []byte   // what it must have signed
+	V1        bool     // the signature is one of IKEv1, of Octets as they are; Method and Announced say nothing
 	Announced bool     // both ends announced their signature hashes
 	Certs     [][]byte // X.509 certificates, its own first
 	RawKeys   [][]byte // raw public keys
@@ -69,7 +70,13 @@ func (c *Claim) byKey(t *policy.PeerTunnel) error {
 }
 
 func (c *Claim) signedBy(key crypto.PublicKey) error {
-	if err := Verify(key, c.Method, c.Data, c.Octets, c.Announced); err != nil {
+	err := error(nil)
+	if c.V1 {
+		err = verifyV1(key, c.Data, c.Octets)
+	} else {
+		err = Verify(key, c.Method, c.Data, c.Octets, c.Announced)
+	}
+	if err != nil {
 		return fmt.Errorf("the peer %s is not believed: %w", short(c.Identity.String()), err)
 	}
 	return nil

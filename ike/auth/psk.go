@@ -2,6 +2,7 @@
 //
 //	psk.go          the octets that every method signs, and shared keys (RFC 7296, sections 2.15 and 2.16)
 //	signature.go    signatures by RSA, ECDSA and EdDSA (RFC 7296, section 3.8; RFC 4754, 7427 and 8420)
+//	v1.go           the signatures of IKEv1 (RFC 2409, section 5.1)
 //	certificate.go  X.509 certificates and what they say of their owner (RFC 4945)
 //	revocation.go   certificate revocation lists (RFC 5280)
 //	rawkey.go       keys without certificates (RFC 7670)

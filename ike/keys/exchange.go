@@ -35,6 +35,13 @@ var methods = map[uint16]diffieHellman{
 	policy.KEModp4096: modp4096,
 	policy.KEModp6144: modp6144,
 	policy.KEModp8192: modp8192,
+
+	policy.KEInsecureModp768:      insecureMODP768,
+	policy.KEInsecureModp1024:     insecureMODP1024,
+	policy.KEInsecureModp1536:     insecureMODP1536,
+	policy.KEInsecureModp1024s160: insecureMODP1024s160,
+	policy.KEInsecureModp2048s224: insecureMODP2048s224,
+	policy.KEInsecureModp2048s256: insecureMODP2048s256,
 }
 
 func lookup(method uint16) (diffieHellman, error) {

@@ -280,6 +280,14 @@ func invalidValues(t *testing.T, a policy.Algorithm) map[string][]byte {
 		bad["p"] = pad(p)
 		bad["p+1"] = pad(new(big.Int).Add(p, big.NewInt(1)))
 		bad["all ones"] = bytes.Repeat([]byte{0xff}, n)
+	case subgroup:
+		p := new(big.Int).SetBytes(g.prime)
+		bad["1"] = pad(big.NewInt(1))
+		bad["p-1"] = pad(new(big.Int).Sub(p, big.NewInt(1)))
+		bad["p"] = pad(p)
+		// The whole group has twice its elements and more: 2 is outside of each of these subgroups, and so is minus a good value.
+		bad["2"] = pad(big.NewInt(2))
+		bad["minus a good value"] = pad(new(big.Int).Sub(p, new(big.Int).SetBytes(good)))
 	case ecpGroup:
 		flipped := bytes.Clone(good)
 		flipped[n-1] ^= 1
@@ -338,7 +346,7 @@ func TestInvalidPublicValuesAreRefused(t *testing.T) {
 
 func TestUnknownMethods(t *testing.T) {
 	t.Parallel()
-	for _, m := range []uint16{0, 1, 2, 5, 22, 24, 28, 32, 36, 65535} {
+	for _, m := range []uint16{0, 3, 6, 13, 25, 28, 32, 34, 65535} {
 		if _, err := NewInitiator(m, rand.Reader); err == nil {
 			t.Errorf("an initiator for method %d", m)
 		}

@@ -84,7 +84,7 @@ func TestNewPRFRefusesWhatItDoesNotHave(t *testing.T) {
 		}
 	}
 	for _, a := range policy.Algorithms {
-		if a.Type != policy.TransformPRF {
+		if a.Type != policy.TransformPRF || a.Use&policy.UseIKE == 0 {
 			continue
 		}
 		if p, err := NewPRF(a.Transform()); err != nil || p.Size() != a.KeyLen {

@@ -8,6 +8,12 @@ import (
 	"errors"
 	"fmt"
 
+	//lint:ignore SA1019 old peers have nothing else
+	"golang.org/x/crypto/blowfish"
+	//lint:ignore SA1019 old peers have nothing else
+	"golang.org/x/crypto/cast5"
+
+	"coati/esp/batch/camellia"
 	"coati/policy"
 )
 
@@ -22,10 +28,20 @@ type V1Cipher struct {
 // ErrV1Length is Open's error for what is not whole blocks.
 var ErrV1Length = errors.New("ciphertext is not whole blocks")
 
+// v1Blocks are the ciphers of phase 1 (RFC 2409, appendix A), by their number in IKEv2.
+var v1Blocks = map[uint16]func([]byte) (cipher.Block, error){
+	policy.ENCRAESCBC:           aes.NewCipher,
+	policy.ENCRInsecure3DES:     des.NewTripleDESCipher,
+	policy.ENCRInsecureDES:      des.NewCipher,
+	policy.ENCRInsecureBlowfish: func(key []byte) (cipher.Block, error) { return blowfish.NewCipher(key) },
+	policy.ENCRInsecureCAST:     func(key []byte) (cipher.Block, error) { return cast5.NewCipher(key) },
+	policy.ENCRInsecureCamellia: camellia.InsecureNew,
+}
+
 // v1KeyLen is the length of a cipher's key in octets.
 func v1KeyLen(encr policy.Transform) (int, error) {
 	a := encr.Algorithm()
-	if a != nil && a.Type == policy.TransformENCR && (a.ID == policy.ENCRAESCBC || a.ID == policy.ENCRInsecure3DES) {
+	if a != nil && a.Type == policy.TransformENCR && v1Blocks[a.ID] != nil {
 		return a.KeyLen, nil
 	}
 	return 0, fmt.Errorf("%s does not protect IKEv1 here", encr)
@@ -40,13 +56,8 @@ func NewV1Cipher(prf PRF, encr policy.Transform, key policy.Secret) (*V1Cipher, 
 	if key.Len() != n {
 		return nil, fmt.Errorf("a key of %d octets where %s wants %d", key.Len(), encr, n)
 	}
-	c := &V1Cipher{prf: prf}
-	if encr.ID == policy.ENCRInsecure3DES {
-		c.block, err = des.NewTripleDESCipher(key.Reveal())
-	} else {
-		c.block, err = aes.NewCipher(key.Reveal())
-	}
-	return c, err
+	block, err := v1Blocks[encr.ID](key.Reveal())
+	return &V1Cipher{block, prf}, err
 }
 
 // FirstIV is the IV of phase 1's first encrypted message: of hash(g^xi | g^xr) as many octets as a block has.

@@ -48,13 +48,13 @@ func TestKeysOfIKEv1AsNISTHasThem(t *testing.T) {
 
 func TestTheV1CipherChainsItsIVs(t *testing.T) {
 	t.Parallel()
-	for _, word := range []string{"aes128", "aes256", "3des"} {
+	for _, word := range []string{"aes128", "aes256", "3des", "des", "blowfish128", "blowfish448", "cast128", "camellia128", "camellia256"} {
 		encr := keyword(t, word)
 		n, err := v1KeyLen(encr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := NewV1Cipher(v1PRF(t, "sha1"), encr, policy.NewSecret([]byte("abcdefghijklmnopqrstuvwxyz012345")[:n]))
+		c, err := NewV1Cipher(v1PRF(t, "sha1"), encr, policy.NewSecret([]byte("abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ")[:n]))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -53,6 +53,13 @@ func TestV1EveryCipherAndGroup(t *testing.T) {
 		{"aes192-sha256-ecp521", "aes128gcm16"},
 		{"aes128-sha256-modp2048", "aes128-sha256-ecp256"},
 		{"aes128-sha256-ecp256", "aes128-sha256-modp2048"},
+		{"des-md5-modp768", "des-md5-modp768"},
+		{"3des-sha1-modp1024", "3des-sha1-modp1024"},
+		{"blowfish448-sha1-modp1536", "blowfish256-sha1-modp1536"},
+		{"cast128-md5-modp1024s160", "cast128-md5-modp1024s160"},
+		{"camellia256-sha512-modp2048s224", "camellia128-sha384-modp2048s224"},
+		{"camellia192-sha256-modp2048s256", "camellia192-sha256-modp2048s256"},
+		{"aes256-sha512-x25519", "aes256-sha512-x25519"},
 	} {
 		w, a, b := pair(t, uint64(i), v1Of(ike1(c[0]), esp1(c[1])), v1Of(ike1(c[0]), esp1(c[1])))
 		a.Say(1, "t", "lan")

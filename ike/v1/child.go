@@ -93,17 +93,22 @@ func (s *sa) newest(name string) (best *child) {
 	return best
 }
 
-// encapMode is the encapsulation mode that we offer (RFC 3947, section 5.1).
+// encapMode is the encapsulation mode that we offer (RFC 3947, section 5.1; its drafts had numbers of their own).
 func (s *sa) encapMode(cfg *policy.Child) uint16 {
+	udp := s.path.Encap == policy.EncapUDP
 	switch {
-	case s.path.Encap == policy.EncapUDP && cfg.Mode == policy.Transport:
-		return wire.ModeV1UDPTransport
-	case s.path.Encap == policy.EncapUDP:
-		return wire.ModeV1UDPTunnel
-	case cfg.Mode == policy.Transport:
+	case !udp && cfg.Mode == policy.Transport:
 		return wire.ModeV1Transport
+	case !udp:
+		return wire.ModeV1Tunnel
+	case s.nat.draft() && cfg.Mode == policy.Transport:
+		return wire.ModeV1UDPTransportDraft
+	case s.nat.draft():
+		return wire.ModeV1UDPTunnelDraft
+	case cfg.Mode == policy.Transport:
+		return wire.ModeV1UDPTransport
 	}
-	return wire.ModeV1Tunnel
+	return wire.ModeV1UDPTunnel
 }
 
 // derive makes the pair of SAs with their keys (section 5.5).

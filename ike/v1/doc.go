@@ -7,7 +7,10 @@
 //	message.go        from octets to an authenticated message, and back; IV chains, repetitions
 //	suite.go          between policy's nouns and IKEv1's transforms and identities
 //	phaseone.go       keys and proofs of phase 1 (section 5)
+//	proof.go          who is who: by hash or by signature (sections 5.1 and 5.4)
 //	main.go           main mode (section 5.4)
+//	aggressive.go     aggressive mode (section 5.4)
+//	vendor.go         what vendor IDs say
 //	quick.go          quick mode, what we begin (section 5.5)
 //	serve.go          quick mode, what the peer begins
 //	child.go          a pair of SAs

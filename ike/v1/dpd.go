@@ -53,6 +53,7 @@ func (s *sa) liveness() {
 		d.first, d.gap = d.number, s.env.Limits.RetransmitFirst
 	}
 	d.asked++
+	s.repeatProof()
 	s.inform(s.ourNotify(wire.NotifyV1RUThere, binary.BigEndian.AppendUint32(nil, d.number)))
 	d.next = s.now.Add(d.gap + s.env.Jitter(d.gap/10))
 	d.gap = time.Duration(float64(d.gap) * s.env.Limits.RetransmitFactor)

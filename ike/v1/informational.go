@@ -120,7 +120,7 @@ func (s *sa) inClear(m *message) {
 		return
 	}
 	switch {
-	case no.Type == wire.NotifyV1NoProposalChosen && s.p1.step == stepSASent:
+	case no.Type == wire.NotifyV1NoProposalChosen && (s.p1.step == stepSASent || s.p1.step == stepAggressiveSent):
 		s.noteRefusal(fmt.Errorf("the peer accepts none of our IKE proposals (%s): compare ike with the peer's configuration", proposalList(s.start.suites)))
 	case s.p1.step == stepAuthSent:
 		s.noteRefusal(fmt.Errorf("the peer %s refuses our proof (%s): compare psk-file and the identities with its configuration", s.path.Remote.Addr(), no.Type))

@@ -1,7 +1,6 @@
 package v1
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,37 +28,20 @@ func latest(a, b time.Time) time.Time {
 	return a
 }
 
-func vendor(id []byte) wire.Payload {
-	return &wire.V1Opaque{Type: wire.PayloadV1VendorID, Data: id}
-}
-
-func (m *message) says(id []byte) bool {
-	return slices.ContainsFunc(m.all(wire.PayloadV1VendorID), func(p wire.Payload) bool { return bytes.Equal(p.(*wire.V1Opaque).Data, id) })
-}
-
-// vendors notes what the peer can do.
-func (s *sa) vendors(m *message) {
-	s.start.vendorNATT = m.says(vendorNATT)
-	s.peerIsCoati = m.says(vendorCoati)
-	s.renews = s.renews || !s.initiator && m.says(vendorRenew)
-	s.peerDPD = slices.ContainsFunc(m.all(wire.PayloadV1VendorID), func(p wire.Payload) bool {
-		d := p.(*wire.V1Opaque).Data
-		return len(d) == len(vendorDPD) && bytes.HasPrefix(d, vendorDPD[:14])
-	})
-}
-
 // begin sends message 1.
 func (s *sa) begin() error {
 	if !speaks(s.tunnel) {
-		return fmt.Errorf("tunnel %s has no pre-shared key, and nothing else authenticates in IKEv1 here", s.tunnel.Name)
+		return fmt.Errorf("tunnel %s authenticates in a way that IKEv1 does not have here", s.tunnel.Name)
 	}
 	s.start.suites = policy.V1Suites(s.tunnel.IKE, 0)
 	if len(s.start.suites) == 0 {
 		return fmt.Errorf("tunnel %s has no IKE proposal that IKEv1 can say: it has no combined modes and no x25519; write one such as aes256-sha256-modp2048", s.tunnel.Name)
 	}
-	offer := phase1Payload(s.start.suites, s.tunnel.Lifetime)
-	payloads := []wire.Payload{offer, vendor(vendorNATT), vendor(vendorDPD), vendor(vendorCoati)}
-	b, err := wire.AppendV1(nil, s.header(wire.ExchangeV1Main, 0), payloads)
+	if s.p1.kind == wire.ExchangeV1Aggressive {
+		return s.beginAggressive()
+	}
+	offer := phase1Payload(s.start.suites, ways(s.tunnel, true), s.tunnel.Lifetime)
+	b, err := wire.AppendV1(nil, s.header(wire.ExchangeV1Main, 0), append([]wire.Payload{offer}, s.ourVendors()...))
 	if err != nil {
 		return err
 	}
@@ -69,14 +51,8 @@ func (s *sa) begin() error {
 	return nil
 }
 
-// speaks says whether a tunnel is one of IKEv1 whose ends both prove themselves by a pre-shared key. An empty key proves nothing.
-func speaks(t *policy.PeerTunnel) bool {
-	return t.Version == 1 && t.LocalAuth == policy.ByPSK && t.RemoteAuth == policy.ByPSK && t.PSK.Len() > 0
-}
-
 // proposed chooses from the peer's proposals: message 1, as responder.
 func (s *sa) proposed(x *exchange, m *message) {
-	own := policy.V1Suites(s.env.Proposals(m.path, 1), 0)
 	s.candidates = slices.DeleteFunc(slices.Clone(s.env.Candidates(m.path)), func(t *policy.PeerTunnel) bool { return !speaks(t) })
 	if len(s.candidates) == 0 {
 		// IKEv1 is there for who configures it: nobody else is answered.
@@ -85,7 +61,7 @@ func (s *sa) proposed(x *exchange, m *message) {
 		return
 	}
 	offer := m.find(wire.PayloadV1SA).(*wire.V1SA)
-	p, t, u, err := selectPhase1(own, offer)
+	p, t, u, err := s.selectPhase1(offer)
 	if err != nil {
 		s.refused("no IKE proposal fits", fmt.Errorf("%w: see ike", err))
 		s.proto.refuseClear(s, m, wire.NotifyV1NoProposalChosen)
@@ -101,11 +77,7 @@ func (s *sa) proposed(x *exchange, m *message) {
 	s.start.sa = m.body(wire.PayloadV1SA)
 	// What is answered is part of what was asked, so it is no larger.
 	payloads := []wire.Payload{&wire.V1SA{Proposals: []wire.V1Proposal{{Number: p.Number, Protocol: p.Protocol, SPI: p.SPI, Transforms: []wire.V1Transform{*t}}}}}
-	for _, v := range [][]byte{vendorNATT, vendorDPD, vendorCoati} {
-		if m.says(v) {
-			payloads = append(payloads, vendor(v))
-		}
-	}
+	payloads = append(payloads, s.echoVendors(m)...)
 	b, err := wire.AppendV1(nil, s.header(wire.ExchangeV1Main, 0), payloads)
 	if err != nil || len(b) > len(m.Raw) {
 		s.proto.Refused["answer larger than the question"]++
@@ -116,16 +88,21 @@ func (s *sa) proposed(x *exchange, m *message) {
 	s.say(x, b, 0, false)
 }
 
-// selectPhase1 is policy.Select over transforms.
-func selectPhase1(own []policy.Proposal, offer *wire.V1SA) (*wire.V1Proposal, *wire.V1Transform, suite, error) {
+// selectPhase1 is policy.Select over transforms, for the candidates.
+func (s *sa) selectPhase1(offer *wire.V1SA) (*wire.V1Proposal, *wire.V1Transform, suite, error) {
 	type place struct {
 		p *wire.V1Proposal
 		t *wire.V1Transform
 		u suite
 	}
+	var accepted []uint16
+	own := policy.V1Suites(s.env.Proposals(s.path, 1), 0)
+	for _, t := range s.candidates {
+		accepted = append(accepted, ways(t, false)...)
+	}
 	var places []place
 	var offered []policy.Proposal
-	other := false
+	other := uint16(0)
 	for i := range offer.Proposals {
 		p := &offer.Proposals[i]
 		for j := range p.Transforms {
@@ -133,15 +110,15 @@ func selectPhase1(own []policy.Proposal, offer *wire.V1SA) (*wire.V1Proposal, *w
 			if err != nil || p.Protocol != wire.ProtocolV1ISAKMP {
 				continue
 			}
-			if u.auth != wire.AuthV1PSK {
-				other = true
+			if !slices.Contains(accepted, u.auth) {
+				other = u.auth
 				continue
 			}
 			places, offered = append(places, place{p, &p.Transforms[j], u}), append(offered, u.proposal)
 		}
 	}
-	if len(places) == 0 && other {
-		return nil, nil, suite{}, errors.New("the peer wants to authenticate otherwise than by a pre-shared key")
+	if len(places) == 0 && other != 0 {
+		return nil, nil, suite{}, fmt.Errorf("the peer wants to authenticate by %s, and we by %s: see auth", sayWay(other), sayWays(accepted))
 	}
 	_, i, err := policy.Select(own, offered)
 	if err != nil {
@@ -150,24 +127,28 @@ func selectPhase1(own []policy.Proposal, offer *wire.V1SA) (*wire.V1Proposal, *w
 	return places[i].p, places[i].t, places[i].u, nil
 }
 
-// chosen takes message 2, as initiator, and has our public value computed. It came in clear, so what is wrong is only noted.
-func (s *sa) chosen(x *exchange, m *message) {
+// takeChoice reads the transform that the peer chose of ours: it came in clear.
+func (s *sa) takeChoice(m *message) (u suite, prf keys.PRF, err error) {
 	answer := m.find(wire.PayloadV1SA).(*wire.V1SA)
 	if len(answer.Proposals) != 1 || len(answer.Proposals[0].Transforms) != 1 || m.ResponderSPI == 0 {
-		s.noteRefusal(errors.New("the answer to the first message is malformed"))
-		return
+		return u, prf, errors.New("the answer to the first message is malformed")
 	}
-	u, err := readPhase1(&answer.Proposals[0].Transforms[0])
+	u, err = readPhase1(&answer.Proposals[0].Transforms[0])
 	if err == nil {
 		_, err = policy.Agreed(s.start.suites, u.proposal)
 	}
-	if err == nil && u.auth != wire.AuthV1PSK {
-		err = errors.New("the peer chose another way to authenticate than a pre-shared key")
+	if err == nil && !slices.Contains(ways(s.tunnel, true), u.auth) {
+		err = fmt.Errorf("the peer chose to authenticate by %s, which we did not offer", sayWay(u.auth))
 	}
-	var prf keys.PRF
 	if err == nil {
 		prf, err = keys.NewV1PRF(u.proposal.First(policy.TransformINTEG))
 	}
+	return u, prf, err
+}
+
+// chosen takes message 2, as initiator, and has our public value computed. It came in clear, so what is wrong is only noted.
+func (s *sa) chosen(x *exchange, m *message) {
+	u, prf, err := s.takeChoice(m)
 	var begun *keys.Initiator
 	if err == nil {
 		begun, err = keys.NewInitiator(u.proposal.First(policy.TransformKE).ID, s.env.Rand)
@@ -201,7 +182,12 @@ func (s *sa) publicPayloads(public, nonce []byte) []wire.Payload {
 	if s.renews && s.initiator {
 		out = append(out, vendor(vendorRenew))
 	}
-	if s.start.vendorNATT {
+	if s.initiator {
+		out = append(out, s.requests([]*policy.PeerTunnel{s.tunnel})...)
+	} else {
+		out = append(out, s.requests(s.candidates)...)
+	}
+	if s.nat.speaks() {
 		out = append(out, s.natPayloads()...)
 	}
 	return out
@@ -228,9 +214,7 @@ func (s *sa) publicCame(x *exchange, m *message) {
 	}
 	s.start.publicI, s.start.ni, s.start.nr = offer, m.octets(wire.PayloadV1Nonce), s.env.Bytes(nonceLen)
 	s.renews = m.says(vendorRenew)
-	if s.start.vendorNATT {
-		s.detectNAT(m)
-	}
+	s.detectNAT(m)
 	x.step, x.lastOut = stepKeys, nil
 	s.job(func() (any, error) {
 		defer r.Wipe()
@@ -268,9 +252,7 @@ func (s *sa) publicAnswered(x *exchange, m *message) {
 		return
 	}
 	s.start.publicR, s.start.nr = answer, m.octets(wire.PayloadV1Nonce)
-	if s.start.vendorNATT {
-		s.detectNAT(m)
-	}
+	s.detectNAT(m)
 	x.step, x.next = stepKeys, zeroTime
 	begun := s.start.begun
 	s.job(func() (any, error) {
@@ -294,84 +276,145 @@ func (s *sa) publicAnswered(x *exchange, m *message) {
 	})
 }
 
+// firstContact tells the peer that it has no other SA with us, if so.
+func (s *sa) firstContact() []wire.Payload {
+	if s.env.HasOther(s.tunnel.Name, s) || s.proto.remembers(s.tunnel.Name) {
+		return nil
+	}
+	return []wire.Payload{s.ourNotify(wire.NotifyV1InitialContact, nil)}
+}
+
 // sendProof sends message 5.
 func (s *sa) sendProof(x *exchange) {
 	x.iv = s.cipher.FirstIV(s.start.publicI, s.start.publicR)
-	var more []wire.Payload
-	if !s.env.HasOther(s.tunnel.Name, s) && !s.proto.remembers(s.tunnel.Name) {
-		more = append(more, s.ourNotify(wire.NotifyV1InitialContact, nil))
-	}
-	b, err := s.sealProof(x, more...)
+	s.sealProof(x, s.firstContact(), func(b []byte) {
+		x.step = stepAuthSent
+		s.say(x, b, 0, true)
+	})
+}
+
+// sealProof makes message 5 or 6.
+func (s *sa) sealProof(x *exchange, more []wire.Payload, then func([]byte)) {
+	id := identity(s.localID)
+	body, err := idBody(id)
 	if err != nil {
 		s.end(ike.ClosedFailed, err)
 		return
 	}
-	x.step = stepAuthSent
-	s.say(x, b, 0, true)
+	s.prove(s.tunnel, &keySet{keys: s.keys}, body, func(proof []wire.Payload, err error) {
+		var b, plain []byte
+		var first wire.PayloadType
+		if err == nil {
+			first, plain, err = wire.AppendV1Payloads(nil, append(append([]wire.Payload{id}, proof...), more...))
+		}
+		if err == nil {
+			b, x.iv, err = s.seal(x.kind, 0, x.iv, first, plain)
+		}
+		if err != nil {
+			s.end(ike.ClosedFailed, err)
+			return
+		}
+		then(b)
+	})
 }
 
-// sealProof makes message 5 or 6.
-func (s *sa) sealProof(x *exchange, more ...wire.Payload) ([]byte, error) {
-	id := identity(s.localID)
-	_, body, err := wire.AppendV1Payloads(nil, []wire.Payload{id})
-	if err != nil {
-		return nil, err
-	}
-	k := keySet{keys: s.keys}
-	hash := &wire.V1Opaque{Type: wire.PayloadV1Hash, Data: s.proof(&k, s.initiator, body[wire.PayloadHeaderLen:])}
-	first, plain, err := wire.AppendV1Payloads(nil, append([]wire.Payload{id, hash}, more...))
-	if err != nil {
-		return nil, err
-	}
-	b, next, err := s.seal(x.kind, 0, x.iv, first, plain)
-	x.iv = next
-	return b, err
-}
-
-// initiatorProved takes message 5, as responder: who the peer is, and its proof of that, which openProof has checked.
+// initiatorProved takes message 5, as responder: who the peer is, and its proof of that, which openProof has checked if it is a hash.
 func (s *sa) initiatorProved(x *exchange, m *message) {
 	s.remoteID = policyIdentity(m.find(wire.PayloadV1ID).(*wire.V1ID))
-	t, err := s.choosePeer(s.remoteID)
+	x.step, x.answers = stepVerify, false
+	s.believe(x, m, stepKEAnswered, func() {
+		contact, ok := s.admit(m)
+		if !ok {
+			return
+		}
+		s.path = m.path
+		s.settleEncap()
+		x.iv = m.iv
+		s.sealProof(x, nil, func(b []byte) {
+			x.step = stepDone
+			s.say(x, b, 0, false)
+			s.established(contact)
+		})
+	})
+}
+
+// believe chooses the tunnel whose peer this is. A proof that is not good may be forged: the step is as it was, and a good one can come.
+func (s *sa) believe(x *exchange, m *message, back step, then func()) {
+	fit, err := s.choosePeers(s.remoteID)
 	if err != nil {
 		s.refused("peer is not who it must be", err)
-		s.end(ike.ClosedFailed, fmt.Errorf("authentication failed: %w", err))
+		if !s.signs(!s.initiator) {
+			s.end(ike.ClosedFailed, fmt.Errorf("authentication failed: %w", err))
+			return
+		}
+		x.step, x.lastIn, s.refusal = back, [32]byte{}, err
 		return
 	}
+	if !s.signs(!s.initiator) {
+		s.candidates = fit[:1]
+		then()
+		return
+	}
+	s.checkProof(&s.start.sets[0], m, m.body(wire.PayloadV1ID), fit, func(t *policy.PeerTunnel, err error) {
+		if err == nil && !s.initiator {
+			err = s.stillThere(t)
+		}
+		if err != nil {
+			s.drops.unauthenticated++
+			s.refused("peer is not who it must be", err)
+			x.step, x.lastIn, s.refusal = back, [32]byte{}, err
+			return
+		}
+		s.candidates = []*policy.PeerTunnel{t}
+		then()
+	})
+}
+
+// admit takes the peer in, as responder, and says whether it has forgotten older SAs with us.
+func (s *sa) admit(m *message) (contact, ok bool) {
+	t := s.candidates[0]
 	s.tunnel = t
-	contact := m.notify(wire.NotifyV1InitialContact)
+	contact = m.notify(wire.NotifyV1InitialContact)
 	if s.env.PeerHas(t.Name, s.remoteID, s) && !contact && !s.renews && t.Unique == policy.UniqueKeep {
 		err := fmt.Errorf("%s has an IKE SA with tunnel %s, which keeps the first: see unique", s.remoteID, t.Name)
 		s.refused("peer is there already", err)
 		s.end(ike.ClosedFailed, err)
-		return
+		return false, false
 	}
 	s.lastReceived = s.now
 	s.localID = ike.LocalIdentity(t, s.path)
-	s.path = m.path
-	s.settleEncap()
-	x.iv = m.iv
-	b, err := s.sealProof(x)
-	if err != nil {
-		s.end(ike.ClosedFailed, err)
-		return
-	}
-	x.step = stepDone
-	s.say(x, b, 0, false)
-	s.established(contact)
+	return contact, true
 }
 
 // responderProved takes message 6, as initiator.
 func (s *sa) responderProved(x *exchange, m *message) {
 	s.remoteID = policyIdentity(m.find(wire.PayloadV1ID).(*wire.V1ID))
+	done := func() {
+		s.lastReceived = s.now
+		x.iv, x.step, x.next = m.iv, stepDone, zeroTime
+		s.established(m.notify(wire.NotifyV1InitialContact))
+	}
 	if want := ike.RemoteIdentity(s.tunnel, s.path); !want.Matches(s.remoteID) {
 		s.state = stateEstablished // it is, in the peer's eyes: it is told
 		s.p1.iv = m.iv
-		s.finish(ike.ClosedFailed, fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want))
+		s.finish(ike.ClosedFailed, s.otherIdentity(want))
 		return
 	}
-	s.lastReceived = s.now
-	x.iv, x.step, x.next = m.iv, stepDone, zeroTime
-	s.established(m.notify(wire.NotifyV1InitialContact))
+	if !s.signs(false) {
+		done()
+		return
+	}
+	x.step = stepVerify
+	s.checkProof(&s.start.sets[0], m, m.body(wire.PayloadV1ID), []*policy.PeerTunnel{s.tunnel}, func(_ *policy.PeerTunnel, err error) {
+		if err != nil {
+			// It is encrypted with a key that only who answered our message 3 has: no better one will come.
+			s.state = stateEstablished
+			s.p1.iv = m.iv
+			s.finish(ike.ClosedFailed, err)
+			return
+		}
+		done()
+	})
 }
 
 // notify says whether a notification is there.

@@ -51,7 +51,7 @@ func (m *message) all(t wire.PayloadType) (out []wire.Payload) {
 
 // twice says whether a payload stands there more often than it may: quick mode has two identities.
 func (m *message) twice() bool {
-	for _, t := range []wire.PayloadType{wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1Hash, wire.PayloadV1Nonce} {
+	for _, t := range []wire.PayloadType{wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1Hash, wire.PayloadV1Sig, wire.PayloadV1Nonce} {
 		if len(m.all(t)) > 1 {
 			return true
 		}
@@ -133,6 +133,9 @@ func (s *sa) retransmit(x *exchange) {
 		return
 	}
 	x.tries++
+	if x != &s.p1 {
+		s.repeatProof()
+	}
 	s.out.Sends = append(s.out.Sends, ike.Send{Path: s.path, Bytes: append([]byte(nil), x.lastOut...)})
 	s.later(x)
 }
@@ -179,7 +182,7 @@ func (s *sa) datagram(d ike.Datagram) {
 		s.drops.malformed++
 		return
 	}
-	if w.InitiatorSPI != s.cookieI || w.ResponderSPI != s.cookieR && !(s.initiator && s.p1.step == stepSASent) && !(!s.initiator && w.ResponderSPI == 0) {
+	if w.InitiatorSPI != s.cookieI || w.ResponderSPI != s.cookieR && !(s.initiator && (s.p1.step == stepSASent || s.p1.step == stepAggressiveSent)) && !(!s.initiator && w.ResponderSPI == 0) {
 		s.drops.foreign++
 		return
 	}
@@ -208,7 +211,7 @@ func (s *sa) repeated(x *exchange, m *message) bool {
 	return true
 }
 
-// phaseOne takes a message of main mode.
+// phaseOne takes a message of main or aggressive mode.
 func (s *sa) phaseOne(m *message) {
 	x := &s.p1
 	if s.repeated(x, m) {
@@ -315,7 +318,7 @@ func (s *sa) openHashed(m *message, iv []byte, want func(covered []byte) []byte)
 
 // authentic notes that the peer made a message just now, and where it is.
 func (s *sa) authentic(m *message) {
-	s.lastReceived = s.now
+	s.lastReceived, s.unheard = s.now, false
 	s.dpd.asked = 0
 	s.moved(m.path)
 }

@@ -3,6 +3,7 @@ package v1
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"net/netip"
 
 	"coati/ike"
@@ -10,10 +11,56 @@ import (
 	"coati/policy"
 )
 
-// NAT traversal, RFC 3947.
+// NAT traversal, RFC 3947, and as its drafts had it.
 
-// natState says who is behind a NAT, as far as detection went.
-type natState struct{ local, remote bool }
+// dialect is one way to speak of NATs. Of those that both ends know the first counts.
+type dialect struct {
+	vendor []byte
+	draft  bool // the drafts' payload types and encapsulation modes
+}
+
+func octets(s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		panic(err) // a constant of this package
+	}
+	return b
+}
+
+// dialects are RFC 3947, and draft-ietf-ipsec-nat-t-ike 03, 02 with a newline that slipped in, and 02. Each vendor ID is a hash of its name.
+var dialects = []*dialect{
+	{octets("4a131c81070358455c5728f20e95452f"), false},
+	{octets("7d9419a65310ca6f2c179d9215529d56"), true},
+	{octets("90cb80913ebb696e086381b5ec427b1f"), true},
+	{octets("cd60464335df21f87cfdb2fc68b6a448"), true},
+}
+
+func dialectOf(m *message) *dialect {
+	for _, d := range dialects {
+		if m.says(d.vendor) {
+			return d
+		}
+	}
+	return nil
+}
+
+// natState says what is spoken, and who is behind a NAT, as far as detection went.
+type natState struct {
+	dialect       *dialect
+	local, remote bool
+}
+
+func (n *natState) speaks() bool { return n.dialect != nil }
+
+func (n *natState) draft() bool { return n.dialect != nil && n.dialect.draft }
+
+// detection is the payload type of NAT-D.
+func (n *natState) detection() wire.PayloadType {
+	if n.draft() {
+		return wire.PayloadV1NATDDraft
+	}
+	return wire.PayloadV1NATD
+}
 
 const nattPort = 4500
 
@@ -37,17 +84,18 @@ func (s *sa) natPayloads() []wire.Payload {
 			src = make([]byte, len(src))
 		}
 	}
-	return []wire.Payload{&wire.V1Opaque{Type: wire.PayloadV1NATD, Data: s.natHash(s.path.Remote)}, &wire.V1Opaque{Type: wire.PayloadV1NATD, Data: src}}
+	t := s.nat.detection()
+	return []wire.Payload{&wire.V1Opaque{Type: t, Data: s.natHash(s.path.Remote)}, &wire.V1Opaque{Type: t, Data: src}}
 }
 
 // detectNAT compares what the peer sees with what we see. Its first payload is about us; several for itself are alternatives.
 func (s *sa) detectNAT(m *message) {
-	all := m.all(wire.PayloadV1NATD)
-	if len(all) < 2 {
+	all := m.all(s.nat.detection())
+	if !s.nat.speaks() || len(all) < 2 {
 		return
 	}
 	is := func(p wire.Payload, a netip.AddrPort) bool { return bytes.Equal(p.(*wire.V1Opaque).Data, s.natHash(a)) }
-	s.nat = natState{local: !is(all[0], m.path.Local), remote: true}
+	s.nat.local, s.nat.remote = !is(all[0], m.path.Local), true
 	for _, p := range all[1:] {
 		if is(p, m.path.Remote) {
 			s.nat.remote = false
@@ -65,7 +113,7 @@ func (s *sa) settleEncap() {
 
 // float moves the initiator to port 4500 on both ends (RFC 3947, section 4).
 func (s *sa) float() {
-	if s.nat.local || s.nat.remote || s.start.vendorNATT && s.tunnel.Encap == policy.EncapForceUDP {
+	if s.nat.local || s.nat.remote || s.nat.speaks() && s.tunnel.Encap == policy.EncapForceUDP {
 		s.path.Local, s.path.Remote = at(s.path.Local, s.env.NATTPort), at(s.path.Remote, nattPort)
 	}
 	s.settleEncap()

@@ -2,7 +2,6 @@ package v1
 
 import (
 	"bytes"
-	"crypto/hmac"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -20,7 +19,7 @@ type start struct {
 	begun            *keys.Initiator
 	publicI, publicR []byte
 	ni, nr           []byte
-	vendorNATT       bool // both ends speak RFC 3947
+	idI              []byte // the initiator's identity as proofs cover it: aggressive mode
 	sets             []keySet
 }
 
@@ -46,18 +45,26 @@ func (st *start) wipe(keep *keySet) {
 	*st = start{}
 }
 
-// makeSets derives keys for each distinct pre-shared key of the tunnels.
+// makeSets derives keys for each distinct pre-shared key of the tunnels; with signatures there is one set for all.
 func (s *sa) makeSets(tunnels []*policy.PeerTunnel, shared policy.Secret) error {
 	encr := s.suite.proposal.First(policy.TransformENCR)
 	for _, t := range tunnels {
-		if i := slices.IndexFunc(s.start.sets, func(k keySet) bool { return k.tunnels[0].PSK.Equal(t.PSK) }); i >= 0 {
+		if !slices.Contains(ways(t, s.initiator), s.suite.auth) {
+			continue
+		}
+		if i := slices.IndexFunc(s.start.sets, func(k keySet) bool { return !s.byKey() || k.tunnels[0].PSK.Equal(t.PSK) }); i >= 0 {
 			s.start.sets[i].tunnels = append(s.start.sets[i].tunnels, t)
 			continue
 		}
 		if len(s.start.sets) == maxSets {
 			break
 		}
-		k, err := keys.DeriveV1(s.prf, encr, keys.V1PSK(s.prf, t.PSK, s.start.ni, s.start.nr), shared, s.cookieI, s.cookieR)
+		id := keys.V1Signature(s.prf, s.start.ni, s.start.nr, shared)
+		if s.byKey() {
+			id.Wipe()
+			id = keys.V1PSK(s.prf, t.PSK, s.start.ni, s.start.nr)
+		}
+		k, err := keys.DeriveV1(s.prf, encr, id, shared, s.cookieI, s.cookieR)
 		if err != nil {
 			return err
 		}
@@ -92,10 +99,10 @@ func (s *sa) proof(k *keySet, byInitiator bool, id []byte) []byte {
 	return keys.V1Proof(s.prf, k.keys.ID, s.start.publicR, s.start.publicI, s.cookieR, s.cookieI, s.start.sa, id)
 }
 
-// openProof decrypts the peer's message of identity and proof, and checks the proof, with each key it may be. What fits none may be
-// forged, so it changes nothing: the peer can still send a good one.
+// openProof decrypts the peer's message of identity and proof, and checks a proof by hash, with each key it may be. What fits none may be
+// forged, so it changes nothing: the peer can still send a good one. A signature is checked later, as a job.
 func (s *sa) openProof(m *message) bool {
-	if s.p1.step != stepKEAnswered && s.p1.step != stepAuthSent {
+	if !slices.Contains([]step{stepKEAnswered, stepAuthSent, stepAggressiveAnswered}, s.p1.step) {
 		s.drops.unfit++
 		return false
 	}
@@ -111,26 +118,28 @@ func (s *sa) openProof(m *message) bool {
 		}
 		try := message{V1Message: m.V1Message, plain: plain[:n]}
 		try.Payloads = payloads
-		if h := try.octets(wire.PayloadV1Hash); h != nil && hmac.Equal(h, s.proof(k, !s.initiator, try.body(wire.PayloadV1ID))) && !try.twice() {
-			m.Payloads, m.plain, m.iv = payloads, plain[:n], next
-			if !s.initiator {
-				s.use(k)
-				s.candidates = k.tunnels
-			}
-			return true
+		id := s.start.idI
+		if s.p1.kind == wire.ExchangeV1Main {
+			id = try.body(wire.PayloadV1ID)
 		}
+		if try.twice() || id == nil || !s.signs(!s.initiator) && !s.hashFits(k, &try, id) {
+			continue
+		}
+		m.Payloads, m.plain, m.iv = payloads, plain[:n], next
+		if !s.initiator {
+			s.use(k)
+			s.candidates = k.tunnels
+		}
+		return true
 	}
 	s.drops.unauthenticated++
-	if s.initiator {
+	err := s.wrongKey()
+	switch {
+	case s.initiator:
 		s.refusal = nil
-		s.warn("answer does not authenticate", fmt.Errorf("the answer of %s does not authenticate with the pre-shared key of tunnel %s: see psk-file", s.path.Remote.Addr(), s.tunnel.Name))
+		s.warn("answer does not authenticate", err)
 		return false
-	}
-	err := fmt.Errorf("the proof of %s fits the pre-shared key of no tunnel for its address: see psk-file", s.path.Remote.Addr())
-	if len(s.candidates) == 1 {
-		err = fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.path.Remote.Addr(), s.candidates[0].Name)
-	}
-	if s.refusal == nil {
+	case s.refusal == nil:
 		s.refused("peer is not who it must be", err)
 	}
 	s.refusal = err
@@ -145,8 +154,8 @@ func (s *sa) proofIV(k *keySet) []byte {
 	return k.cipher.FirstIV(s.start.publicI, s.start.publicR)
 }
 
-// choosePeer finds the tunnel whose peer this is, among those whose key it has proved to have.
-func (s *sa) choosePeer(id policy.Identity) (*policy.PeerTunnel, error) {
+// choosePeers are the tunnels whose peer this is, among the candidates.
+func (s *sa) choosePeers(id policy.Identity) (fit []*policy.PeerTunnel, err error) {
 	var why error
 	for _, t := range s.candidates {
 		want := ike.RemoteIdentity(t, s.path)
@@ -158,11 +167,16 @@ func (s *sa) choosePeer(id policy.Identity) (*policy.PeerTunnel, error) {
 			}
 		case err != nil:
 			why = fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.suite.proposal)
+		case !slices.Contains(ways(t, s.initiator), s.suite.auth):
+			why = fmt.Errorf("tunnel %s does not authenticate by %s: see auth", t.Name, sayWay(s.suite.auth))
 		default:
-			return t, nil
+			fit = append(fit, t)
 		}
 	}
-	return nil, why
+	if len(fit) == 0 {
+		return nil, why
+	}
+	return fit, nil
 }
 
 // established begins the life of the SA.

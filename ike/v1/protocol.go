@@ -14,11 +14,10 @@ import (
 )
 
 // What vendor IDs say: another Coati, which settles crossing negotiations by the lowest nonce, or which replaces an SA that is
-// still good; NAT traversal of RFC 3947; dead peer detection, whose last two octets are a version (RFC 3706, section 5.1).
+// still good; dead peer detection, whose last two octets are a version (RFC 3706, section 5.1). For NAT traversal see natt.go.
 var (
 	vendorCoati = []byte("coati-1")
 	vendorRenew = []byte("coati-1 renews")
-	vendorNATT  = []byte{0x4a, 0x13, 0x1c, 0x81, 0x07, 0x03, 0x58, 0x45, 0x5c, 0x57, 0x28, 0xf2, 0x0e, 0x95, 0x45, 0x2f}
 	vendorDPD   = []byte{0xaf, 0xca, 0xd7, 0x13, 0x68, 0xa1, 0xf1, 0xc9, 0x6b, 0x86, 0x96, 0xfc, 0x77, 0x57, 0x01, 0x00}
 )
 
@@ -61,6 +60,9 @@ func (pr *Protocol) Initiate(env *ike.Env, now time.Time, t *policy.PeerTunnel, 
 	s.tunnel, s.initiator, s.wanted, s.flow, s.cookieI = t, true, children, flow, env.NewSPI()
 	s.localID = ike.LocalIdentity(t, path)
 	s.p1 = exchange{kind: wire.ExchangeV1Main}
+	if t.V1.Aggressive {
+		s.p1.kind = wire.ExchangeV1Aggressive
+	}
 	return s, s.begin()
 }
 
@@ -71,7 +73,7 @@ func (pr *Protocol) Respond(env *ike.Env, now time.Time, d ike.Datagram, out *ik
 		pr.Refused["malformed"]++
 		return nil, nil
 	}
-	if h.ResponderSPI != 0 || h.MessageID != 0 || h.Flags&wire.V1Encryption != 0 || h.Exchange != wire.ExchangeV1Main {
+	if h.ResponderSPI != 0 || h.MessageID != 0 || h.Flags&wire.V1Encryption != 0 || h.Exchange != wire.ExchangeV1Main && h.Exchange != wire.ExchangeV1Aggressive {
 		pr.Refused["not a first message"]++
 		return nil, nil
 	}

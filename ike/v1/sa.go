@@ -50,6 +50,7 @@ type sa struct {
 	lowNonce          []byte
 	peerIsCoati       bool
 	peerDPD           bool
+	unheard           bool // aggressive mode, initiator: nothing shows that message 3 has arrived
 	renews            bool
 	establishedAt     time.Time
 	lastReceived      time.Time

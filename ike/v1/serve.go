@@ -195,9 +195,9 @@ func (s *sa) selectPhase2(cfg *policy.Child, m *message) (place, error) {
 // fitsMode says whether an encapsulation mode is that of a child. Without a NAT found, a peer may still want UDP, or with one plain ESP.
 func fitsMode(mode uint16, want policy.Mode) bool {
 	if want == policy.Transport {
-		return mode == wire.ModeV1Transport || mode == wire.ModeV1UDPTransport
+		return mode == wire.ModeV1Transport || mode == wire.ModeV1UDPTransport || mode == wire.ModeV1UDPTransportDraft
 	}
-	return mode == wire.ModeV1Tunnel || mode == wire.ModeV1UDPTunnel
+	return mode == wire.ModeV1Tunnel || mode == wire.ModeV1UDPTunnel || mode == wire.ModeV1UDPTunnelDraft
 }
 
 // answerPair installs the pair and sends message 2.

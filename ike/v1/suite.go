@@ -25,17 +25,18 @@ func life(kind, duration wire.AttributeType, d time.Duration) []wire.Attribute {
 	return []wire.Attribute{{Type: kind, Value: wire.LifeV1Seconds}, {Type: duration, TLV: true, Data: binary.BigEndian.AppendUint32(nil, seconds)}}
 }
 
-// phase1Payload offers suites, in that order.
-func phase1Payload(suites []policy.Proposal, lifetime time.Duration) *wire.V1SA {
+// phase1Payload offers suites, in that order, with each of the ways to authenticate.
+func phase1Payload(suites []policy.Proposal, ways []uint16, lifetime time.Duration) *wire.V1SA {
 	p := wire.V1Proposal{Number: 1, Protocol: wire.ProtocolV1ISAKMP}
-	for i, q := range suites {
+	for i := range len(suites) * len(ways) {
+		q, way := suites[i/len(ways)], ways[i%len(ways)]
 		encr := q.First(policy.TransformENCR)
 		t := wire.V1Transform{Number: uint8(i + 1), ID: wire.TransformV1KeyIKE, Attributes: []wire.Attribute{{Type: wire.AttrV1Encryption, Value: number(q, policy.TransformENCR)}}}
 		if encr.KeyBits != 0 {
 			t.Attributes = append(t.Attributes, wire.Attribute{Type: wire.AttrV1KeyLength, Value: encr.KeyBits})
 		}
 		t.Attributes = append(t.Attributes, wire.Attribute{Type: wire.AttrV1Hash, Value: number(q, policy.TransformINTEG)},
-			wire.Attribute{Type: wire.AttrV1Group, Value: q.First(policy.TransformKE).ID}, wire.Attribute{Type: wire.AttrV1AuthMethod, Value: wire.AuthV1PSK})
+			wire.Attribute{Type: wire.AttrV1Group, Value: q.First(policy.TransformKE).ID}, wire.Attribute{Type: wire.AttrV1AuthMethod, Value: way})
 		if lifetime > 0 {
 			t.Attributes = append(t.Attributes, life(wire.AttrV1LifeType, wire.AttrV1LifeDuration, lifetime)...)
 		}

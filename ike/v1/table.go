@@ -12,22 +12,25 @@ import (
 type step uint8
 
 const (
-	stepStart         step = iota // nothing was sent
-	stepSASent                    // main mode, initiator: message 1 is out
-	stepSAAnswered                // responder: message 2 is out
-	stepOffer                     // initiator: our public value is being computed
-	stepKESent                    // initiator: message 3 is out
-	stepKeys                      // the shared secret is being computed
-	stepKEAnswered                // responder: message 4 is out
-	stepAuthSent                  // initiator: message 5 is out
-	stepQuickSent                 // quick mode: our message 1 is out
-	stepQuickKeys                 // a public value or a shared secret is being computed
-	stepQuickAnswered             // our message 2 is out
+	stepStart              step = iota // nothing was sent
+	stepSASent                         // main mode, initiator: message 1 is out
+	stepSAAnswered                     // responder: message 2 is out
+	stepOffer                          // initiator: our public value is being computed
+	stepKESent                         // initiator: message 3 is out
+	stepKeys                           // the shared secret is being computed
+	stepKEAnswered                     // responder: message 4 is out
+	stepAuthSent                       // initiator: message 5 is out
+	stepVerify                         // a signature is being checked
+	stepAggressiveSent                 // aggressive mode, initiator: message 1 is out
+	stepAggressiveAnswered             // responder: message 2 is out
+	stepQuickSent                      // quick mode: our message 1 is out
+	stepQuickKeys                      // a public value or a shared secret is being computed
+	stepQuickAnswered                  // our message 2 is out
 	stepDone
 )
 
 func (s step) String() string {
-	return [...]string{"start", "sa-sent", "sa-answered", "offer", "ke-sent", "keys", "ke-answered", "auth-sent", "quick-sent", "quick-keys", "quick-answered", "done"}[s]
+	return [...]string{"start", "sa-sent", "sa-answered", "offer", "ke-sent", "keys", "ke-answered", "auth-sent", "verify", "aggressive-sent", "aggressive-answered", "quick-sent", "quick-keys", "quick-answered", "done"}[s]
 }
 
 // row is one transition: a message the RFC draws, when it may come, and what it does.
@@ -48,16 +51,25 @@ var table []row
 func init() {
 	p := func(t ...wire.PayloadType) []wire.PayloadType { return t }
 	const (
-		pSA, pKE, pID, pHash, pNonce = wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1ID, wire.PayloadV1Hash, wire.PayloadV1Nonce
-		main, quick                  = wire.ExchangeV1Main, wire.ExchangeV1Quick
+		pSA, pKE, pID, pHash, pSig, pNonce = wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1ID, wire.PayloadV1Hash, wire.PayloadV1Sig, wire.PayloadV1Nonce
+		main, aggressive, quick            = wire.ExchangeV1Main, wire.ExchangeV1Aggressive, wire.ExchangeV1Quick
 	)
 	table = []row{
 		{"peer proposes", "5.4", main, stepStart, false, p(pSA), (*sa).proposed, []step{stepSAAnswered, stepStart}},
 		{"peer chooses", "5.4", main, stepSASent, false, p(pSA), (*sa).chosen, []step{stepOffer, stepSASent}},
 		{"peer sends its public value", "5.4", main, stepSAAnswered, false, p(pKE, pNonce), (*sa).publicCame, []step{stepKeys, stepSAAnswered}},
 		{"peer answers with its public value", "5.4", main, stepKESent, false, p(pKE, pNonce), (*sa).publicAnswered, []step{stepKeys, stepKESent}},
-		{"initiator proves who it is", "5.4", main, stepKEAnswered, true, p(pID, pHash), (*sa).initiatorProved, []step{stepDone, stepKEAnswered}},
+		{"initiator proves who it is", "5.4", main, stepKEAnswered, true, p(pID, pHash), (*sa).initiatorProved, []step{stepDone, stepKEAnswered, stepVerify}},
+		{"initiator signs", "5.1", main, stepKEAnswered, true, p(pID, pSig), (*sa).initiatorProved, []step{stepVerify, stepKEAnswered}},
 		{"responder proves who it is", "5.4", main, stepAuthSent, true, p(pID, pHash), (*sa).responderProved, []step{stepDone, stepAuthSent}},
+		{"responder signs", "5.1", main, stepAuthSent, true, p(pID, pSig), (*sa).responderProved, []step{stepVerify, stepAuthSent}},
+
+		{"peer proposes, with its public value", "5.4", aggressive, stepStart, false, p(pSA, pKE, pNonce, pID), (*sa).proposedAggressively, []step{stepKeys, stepStart}},
+		{"peer answers, with its proof", "5.4", aggressive, stepAggressiveSent, false, p(pSA, pKE, pNonce, pID, pHash), (*sa).answeredAggressively, []step{stepKeys, stepAggressiveSent}},
+		{"peer answers, signed", "5.1", aggressive, stepAggressiveSent, false, p(pSA, pKE, pNonce, pID, pSig), (*sa).answeredAggressively, []step{stepKeys, stepAggressiveSent}},
+		{"initiator confirms", "5.4", aggressive, stepAggressiveAnswered, true, p(pHash), (*sa).admitAggressively, []step{stepDone}},
+		{"initiator confirms, in clear", "5.4", aggressive, stepAggressiveAnswered, false, p(pHash), (*sa).confirmedAggressively, []step{stepDone, stepAggressiveAnswered}},
+		{"initiator confirms, signed", "5.1", aggressive, stepAggressiveAnswered, true, p(pSig), (*sa).signedAggressively, []step{stepVerify}},
 
 		{"peer opens a pair", "5.5", quick, stepStart, true, p(pHash, pSA, pNonce), (*sa).pairRequested, []step{stepQuickKeys, stepQuickAnswered, stepDone}},
 		{"peer answers for our pair", "5.5", quick, stepQuickSent, true, p(pHash, pSA, pNonce), (*sa).pairAnswered, []step{stepQuickKeys, stepDone}},

@@ -102,8 +102,21 @@ const (
 	ModeV1UDPTransportDraft uint16 = 61444
 )
 
-// AuthV1PSK is authentication by a pre-shared key (RFC 2409, appendix A).
-const AuthV1PSK uint16 = 1
+// Ways to authenticate in phase 1 (RFC 2409, appendix A; RFC 4754; draft-ietf-ipsec-isakmp-xauth-06, section 7.2;
+// draft-zegman-ike-hybrid-auth-01, section 3.2.1). The private ones say which end is authenticated by XAUTH.
+const (
+	AuthV1PSK           uint16 = 1
+	AuthV1RSA           uint16 = 3
+	AuthV1ECDSA256      uint16 = 9
+	AuthV1ECDSA384      uint16 = 10
+	AuthV1ECDSA521      uint16 = 11
+	AuthV1HybridInitRSA uint16 = 64221
+	AuthV1HybridRespRSA uint16 = 64222
+	AuthV1XAuthInitPSK  uint16 = 65001
+	AuthV1XAuthRespPSK  uint16 = 65002
+	AuthV1XAuthInitRSA  uint16 = 65005
+	AuthV1XAuthRespRSA  uint16 = 65006
+)
 
 // V1IDType is the kind of an identity or of an end of a phase 2 SA (RFC 2407, section 4.6.2.1).
 type V1IDType uint8

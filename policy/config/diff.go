@@ -174,6 +174,7 @@ func diffGateway(old, new Gateway) (live, restart []Change) {
 func peerSettings(t *policy.PeerTunnel) []said {
 	return []said{
 		{"version", strconv.Itoa(int(t.Version))},
+		{"aggressive", strconv.FormatBool(t.V1.Aggressive)},
 		{"local", sayLocal(t)},
 		{"remote", sayRemote(t)},
 		{"local-id", t.LocalID.String()},

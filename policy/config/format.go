@@ -27,7 +27,8 @@ func Format(c *Config) ([]byte, error) {
 
 type writer struct {
 	bytes.Buffer
-	err error
+	err      error
+	defaults defaults
 }
 
 func (w *writer) fail(format string, args ...any) {
@@ -126,13 +127,16 @@ func sayLevel(level slog.Level) string {
 }
 
 func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFiles) {
-	if t.Version != 2 {
+	if t.Version != 1 && t.Version != 2 {
 		w.fail("tunnel %s has ike version %d", t.Name, t.Version)
 	}
 	if psk := t.LocalAuth == policy.ByPSK || t.RemoteAuth == policy.ByPSK; psk && pskFile == "" {
 		w.fail("tunnel %s has no psk-file", t.Name)
 	}
 	w.table("[tunnel." + name(t.Name) + "]")
+	w.number("version", int(t.Version), 2)
+	w.defaults = defaultsOf(t.Version)
+	w.flag("aggressive", t.V1.Aggressive)
 	if t.Local.IsValid() {
 		w.text("local", t.Local.String(), "")
 	}
@@ -149,7 +153,7 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.text("remote-auth", t.RemoteAuth.String(), t.LocalAuth.String())
 	w.text("psk-file", pskFile, "")
 	w.credentials(t, files)
-	w.proposals("ike", t.IKE, defaultIKE)
+	w.proposals("ike", t.IKE, w.defaults.ike)
 	w.text("start", t.Start.String(), start.String())
 	w.text("encap", t.Encap.String(), policy.EncapAuto.String())
 	w.fragmentSize(t)
@@ -183,7 +187,7 @@ func (w *writer) child(tunnel string, c *policy.Child) {
 		w.selectors("local-ts", c.Local)
 	}
 	w.selectors("remote-ts", c.Remote)
-	w.proposals("esp", c.ESP, defaultESP)
+	w.proposals("esp", c.ESP, w.defaults.esp)
 	life := c.Lifetime
 	if life != childLifetime(life.HardTime, life.HardPackets, life.HardOctets) || int64(life.HardPackets) < 0 || int64(life.HardOctets) < 0 {
 		w.fail("child %s/%s has soft lifetimes other than %d %% of the hard ones", tunnel, c.Name, softPercent)

@@ -13,7 +13,7 @@ func TestFormatRefusesWhatTheFileCannotSay(t *testing.T) {
 	t.Parallel()
 	dir := folder(t)
 	for name, change := range map[string]func(*Config, *policy.PeerTunnel, *policy.Child){
-		"ike version 1":   func(_ *Config, p *policy.PeerTunnel, _ *policy.Child) { p.Version = 1 },
+		"ike version 3":   func(_ *Config, p *policy.PeerTunnel, _ *policy.Child) { p.Version = 3 },
 		"no psk-file":     func(c *Config, _ *policy.PeerTunnel, _ *policy.Child) { c.PSKFiles = nil },
 		"no child":        func(_ *Config, p *policy.PeerTunnel, _ *policy.Child) { p.Children = nil },
 		"lifetimes other": func(_ *Config, _ *policy.PeerTunnel, c *policy.Child) { c.Lifetime.HardOctets = 1 << 30 },

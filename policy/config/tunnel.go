@@ -57,6 +57,7 @@ var tunnelKeys = []key[draft]{
 		n, _ := k.integer(l, 1, 2)
 		d.tunnel.Version = uint8(n)
 	}},
+	{"aggressive", func(l *loader, d *draft, k setting) { d.tunnel.V1.Aggressive, _ = k.boolean(l) }},
 	{"local", func(l *loader, d *draft, k setting) {
 		s, ok := k.text(l, "198.51.100.1")
 		if !ok {

@@ -10,10 +10,24 @@ var (
 	defaultV1ESP = []policy.Proposal{policy.MustProposal(policy.ProtocolESP, "aes128-aes256-sha256")}
 )
 
+// defaults are the proposals of a tunnel that names none.
+type defaults struct{ ike, esp []policy.Proposal }
+
+func defaultsOf(version uint8) defaults {
+	if version == 1 {
+		return defaults{defaultV1IKE, defaultV1ESP}
+	}
+	return defaults{defaultIKE, defaultESP}
+}
+
 func (l *loader) finishVersion1(d *draft) {
 	t := &d.tunnel
 	if t.Version != 1 {
+		l.refuseVersion1(d)
 		return
+	}
+	if at, set := d.keys["aggressive"]; set && t.V1.Aggressive && t.LocalAuth == policy.ByPSK {
+		l.warnf(at, "aggressive: whoever asks this gateway can guess the key off-line: have both ends use main mode, or a long random key")
 	}
 	if t.LocalAuth != policy.ByPSK || t.RemoteAuth != policy.ByPSK {
 		l.errorf(d.keys["version"], "version: IKEv1 authenticates by a pre-shared key alone: name psk-file, and no other way")
@@ -56,6 +70,22 @@ func (l *loader) finishVersion1(d *draft) {
 			}
 			if s := end.set[0]; !(s.StartPort == 0 && s.EndPort == 65535) && (s.StartPort != s.EndPort || s.StartPort == 0 || policy.HasTypes(s.Protocol)) {
 				l.errorf(at, "%s: IKEv1 has one port or all of them, and cannot say %s", end.key, s)
+			}
+		}
+	}
+}
+
+// refuseVersion1 reports what is for IKEv1 alone.
+func (l *loader) refuseVersion1(d *draft) {
+	for _, name := range []string{"aggressive"} {
+		if at, set := d.keys[name]; set {
+			l.errorf(at, "%s: is for IKEv1 alone: add version = 1, or leave the key out", name)
+		}
+	}
+	for _, p := range d.tunnel.IKE {
+		for _, t := range p.Transforms {
+			if a := t.Algorithm(); a != nil && a.Use&policy.UseIKE == 0 && t.Type != policy.TransformPRF {
+				l.errorf(d.keys["ike"], "ike: %s is for IKEv1 alone: add version = 1, or name another", a.Keyword)
 			}
 		}
 	}

@@ -1,4 +1,5 @@
-package batch
+// Package camellia is the block cipher of RFC 3713.
+package camellia
 
 import (
 	"crypto/cipher"
@@ -9,9 +10,6 @@ import (
 
 // Camellia (RFC 3713) as the RFC writes it: tables of 256 octets, looked up by secret octets, so that whoever shares a cache with us can
 // learn of the key. It is here to meet old peers.
-
-// InsecureCamellia is Camellia-CBC with a key of 16, 24 or 32 octets (RFC 4312).
-func InsecureCamellia(key []byte) (Cipher, error) { return insecureCBC(newCamellia(key)) }
 
 const camelliaBlock = 16 // octets
 
@@ -96,7 +94,8 @@ func (w wide) half(n int, low bool) uint64 {
 	return h<<n | l>>(64-n)
 }
 
-func newCamellia(key []byte) (cipher.Block, error) {
+// InsecureNew is the cipher with a key of 16, 24 or 32 octets.
+func InsecureNew(key []byte) (cipher.Block, error) {
 	var kl, kr wide
 	switch len(key) {
 	case 16, 24, 32:

@@ -1,4 +1,4 @@
-package batch
+package camellia
 
 import (
 	"bytes"
@@ -19,7 +19,7 @@ func TestCamelliaVectors(t *testing.T) {
 		{"0123456789abcdeffedcba98765432100011223344556677", "b4993401b3e996f84ee5cee7d79b09b9"},
 		{"0123456789abcdeffedcba987654321000112233445566778899aabbccddeeff", "9acc237dff16d76c20ef7c919e3a7509"},
 	} {
-		b, err := newCamellia(unhex(t, c.key))
+		b, err := InsecureNew(unhex(t, c.key))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -32,7 +32,7 @@ func TestCamelliaVectors(t *testing.T) {
 		}
 	}
 	for _, n := range []int{0, 15, 17, 33} {
-		if _, err := InsecureCamellia(make([]byte, n)); err == nil {
+		if _, err := InsecureNew(make([]byte, n)); err == nil {
 			t.Errorf("a key of %d octets is taken", n)
 		}
 	}
@@ -54,7 +54,7 @@ func TestCamelliaLikeOpenSSL(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		b, err := newCamellia(key)
+		b, err := InsecureNew(key)
 		if err != nil {
 			r.Fatal(err)
 		}
@@ -68,4 +68,13 @@ func TestCamelliaLikeOpenSSL(t *testing.T) {
 			r.Fatal("it does not decrypt what it encrypted")
 		}
 	})
+}
+
+func unhex(t *testing.T, s string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -28,6 +28,7 @@ const (
 	DropAuthentication
 	DropPadding
 	DropInner
+	DropFront
 	DropSelectors
 	DropInnerFragment
 	DropICMPError
@@ -61,6 +62,7 @@ var reasons = [numReasons]struct{ name, xfrm, when string }{
 	DropAuthentication: {"authentication failed", "XfrmInStateProtoError", "the ICV is wrong (RFC 4303, section 3.4.4)"},
 	DropPadding:        {"bad padding", "XfrmInStateProtoError", "padding is not 1, 2, 3 and so on (RFC 4303, section 2.4)"},
 	DropInner:          {"bad inner packet", "XfrmInStateModeError", "what the SA carried is no packet of its mode (RFC 4303, section 2.6)"},
+	DropFront:          {"bad headers in front of esp", "XfrmInHdrError", "transport mode would hand on IPv4 options or IPv6 extension headers that are malformed, too long, or not done with (RFC 4303, section 3.1.1)"},
 	DropSelectors:      {"outside the selectors", "XfrmInStateMismatch", "the SA may not carry this packet (RFC 4301, section 5.2, step 4)"},
 	DropInnerFragment:  {"fragment without its first one", "XfrmInStateMismatch", "the SA is for certain ports, and the first fragment did not come by it or overlaps this one (RFC 4301, section 7.3; RFC 5722)"},
 	DropICMPError:      {"icmp error outside the selectors", "XfrmInStateMismatch", "neither its header nor the packet it quotes is the SA's, or icmp-errors refuses it (RFC 4301, section 6.2)"},

@@ -18,6 +18,8 @@ type Datagrams struct {
 	Local   netip.AddrPort
 	TOS     byte // outer type of service or traffic class
 	Encap   policy.Encap
+	// Front is what stood in front of each of the datagrams; transport mode hands it on.
+	Front packet.Front
 }
 
 // openBatch is how many packets are opened together, by a goroutine that works alone.

@@ -45,7 +45,7 @@ type early struct {
 	at  int64 // unix nanoseconds
 }
 
-func (e *early) weight() int { return max(larvalLeast, len(e.run.Buf)) }
+func (e *early) weight() int { return max(larvalLeast, len(e.run.Buf)+len(e.run.Front.Octets)) }
 
 // reserve is false if the SPI is reserved already.
 func (l *larvae) reserve(spi policy.SPI) bool {
@@ -89,7 +89,7 @@ func (in *Inbound) keep(spi policy.SPI, b []byte, run *Datagrams) bool {
 		p.count.drops.add(DropEarlyFull, 1)
 		return true
 	}
-	e.run.Buf = bytes.Clone(b)
+	e.run.Buf, e.run.Front.Octets = bytes.Clone(b), bytes.Clone(run.Front.Octets)
 	lv.early = append(lv.early, e)
 	lv.octets += n
 	l.octets += n

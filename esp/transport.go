@@ -10,7 +10,7 @@ import (
 // Transport mode (RFC 4303, section 3.1.1): the packet's own header stays in front of ESP, which carries what follows it.
 // On the way out the kernel writes that header anew from the path; a packet with more in it than that (options, extension
 // headers for the way, a small hop limit) leaves with a header of ours (header.go). On the way in the header is made from
-// the addresses the packet came by; what stood in front of ESP besides has done its work.
+// the addresses the packet came by, and options and extension headers stand in it again as they came.
 
 // leastHopLimit is below which a packet's hop limit must be kept: somebody counts hops.
 const leastHopLimit = 32
@@ -117,6 +117,31 @@ func appendHeader(b []byte, src, dst netip.Addr, tos, next byte, payload int) []
 	return b
 }
 
+// appendFront appends what stood in front of ESP to the header at the beginning of b.
+func appendFront(b []byte, f *packet.Front) ([]byte, bool) {
+	n := len(f.Octets)
+	if b[0]>>4 == 4 {
+		if !f.Fits4() {
+			return b, false
+		}
+		ip := packet.IPv4(b)
+		ip[0] += byte(n / 4)
+		ip.SetTotalLen(ip.TotalLen() + n)
+		return append(b, f.Octets...), true
+	}
+	last, ok := f.Fits6()
+	if !ok {
+		return b, false
+	}
+	ip := packet.IPv6(b)
+	ip.SetPayloadLen(ip.PayloadLen() + n)
+	next := ip[6]
+	ip[6] = f.First
+	b = append(b, f.Octets...)
+	b[packet.IPv6Len+last] = next
+	return b, true
+}
+
 const defaultHopLimit = 64
 
 // restoreRoom is where restored packets lie until they are written: a Receive's worth, more or less.
@@ -141,12 +166,20 @@ func (in *Inbound) restore(sa *inSA, text []byte, run *Datagrams) int {
 	}
 	src, dst = src.Unmap().WithZone(""), dst.Unmap().WithZone("")
 	i := &in.info
-	pkt := in.room(packet.IPv6Len + len(payload))[:0]
-	if src.BitLen() != dst.BitLen() || len(payload)+packet.IPv6Len > packet.MaxIPPacket {
+	front := &run.Front
+	if src.BitLen() != dst.BitLen() || len(payload)+packet.IPv6Len+len(front.Octets) > packet.MaxIPPacket {
 		in.drop(sa, DropInner, 1)
 		return 0
 	}
-	pkt = append(appendHeader(pkt, src, dst, run.TOS, next, len(payload)), payload...)
+	pkt := in.room(packet.IPv6Len + len(front.Octets) + len(payload))[:0]
+	pkt = appendHeader(pkt, src, dst, run.TOS, next, len(payload))
+	if len(front.Octets) > 0 || front.Cut {
+		if pkt, ok = appendFront(pkt, front); !ok {
+			in.drop(sa, DropFront, 1)
+			return 0
+		}
+	}
+	pkt = append(pkt, payload...)
 	if src.Is4() {
 		packet.IPv4(pkt).FillChecksum()
 	}

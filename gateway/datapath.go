@@ -136,7 +136,7 @@ func (d *datapath) receiveUDP(s *tun.UDPSocket, port uint16, w []esp.FrameWriter
 			runs = runs[:0]
 			for i, r := range got[:n] {
 				runs = append(runs, esp.Datagrams{
-					Buf: bufs[i][:r.N], SegSize: r.SegSize, From: r.From, Local: netip.AddrPortFrom(r.Local, port), TOS: r.TOS, Encap: policy.EncapUDP,
+					Buf: bufs[i][:r.N], SegSize: r.SegSize, From: r.From, Local: netip.AddrPortFrom(r.Local, port), TOS: r.TOS, Encap: policy.EncapUDP, Front: r.Front,
 				})
 			}
 			return runs, n == udpBatch, err
@@ -189,7 +189,7 @@ func (d *datapath) receiveRaw(s *tun.RawESP, w []esp.FrameWriter) {
 			n, err := s.Receive(bufs, packets)
 			runs = runs[:0]
 			for _, p := range packets[:n] {
-				runs = append(runs, esp.Datagrams{Buf: p.Data, From: netip.AddrPortFrom(p.From, 0), Local: netip.AddrPortFrom(p.Local, 0), TOS: p.TOS, Encap: policy.EncapRaw})
+				runs = append(runs, esp.Datagrams{Buf: p.Data, From: netip.AddrPortFrom(p.From, 0), Local: netip.AddrPortFrom(p.Local, 0), TOS: p.TOS, Encap: policy.EncapRaw, Front: p.Front})
 			}
 			return runs, n == rawBatch, err
 		}

@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"coati/packet"
 )
 
 // Control messages (cmsg(3)) and socket addresses, read and written by hand: x/sys would
@@ -17,8 +19,10 @@ const (
 	cmsgHeader  = unix.SizeofCmsghdr
 	cmsgAlign   = int(unsafe.Sizeof(uintptr(0)))
 
-	// controlSize holds every message we send or have asked for.
+	// controlSize holds every message we send, and all we have asked for but what stands in front of a packet.
 	controlSize = 256
+	// receiveControlSize has room for headers in front of a packet besides.
+	receiveControlSize = 2048
 )
 
 // received is what the control messages of one receive say.
@@ -27,11 +31,14 @@ type received struct {
 	tos      byte
 	segSize  int // 0: one datagram
 	hasLocal bool
+	front    packet.Front
 }
 
-// parseControl reads the messages we enabled and skips others. Broken lengths end it.
-func parseControl(b []byte) received {
+// parseControl reads the messages we enabled and skips others. Broken lengths end it. What stood in front of the packet is put
+// together in room; cut says that the kernel had more to say than fitted.
+func parseControl(b, room []byte, cut bool) received {
 	var r received
+	r.front.Cut = cut
 	for len(b) >= cmsgHeader {
 		size := cmsgLen(b)
 		if size < uint64(cmsgHeader) || size > uint64(len(b)) {
@@ -54,6 +61,14 @@ func parseControl(b []byte) received {
 			if n := int32(binary.NativeEndian.Uint32(data)); n > 0 {
 				r.segSize = int(n)
 			}
+		case level == unix.IPPROTO_IP && typ == unix.IP_RECVOPTS:
+			r.addFront(room, 0, data)
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_HOPOPTS:
+			r.addFront(room, packet.ProtoHopByHop, data)
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_RTHDR:
+			r.addFront(room, packet.ProtoRouting, data)
+		case level == unix.IPPROTO_IPV6 && typ == unix.IPV6_DSTOPTS:
+			r.addFront(room, packet.ProtoDestOpts, data)
 		}
 		next := (int(size) + cmsgAlign - 1) &^ (cmsgAlign - 1)
 		if next >= len(b) {
@@ -62,6 +77,19 @@ func parseControl(b []byte) received {
 		b = b[next:]
 	}
 	return r
+}
+
+// addFront appends a header that stood in front of the packet, or its options.
+func (r *received) addFront(room []byte, proto byte, data []byte) {
+	f := &r.front
+	if len(f.Octets) == 0 {
+		f.First = proto
+	}
+	if len(f.Octets)+len(data) > len(room) {
+		f.Cut = true
+		return
+	}
+	f.Octets = append(room[:len(f.Octets)], data...)
 }
 
 func cmsgLen(b []byte) uint64 {

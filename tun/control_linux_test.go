@@ -1,8 +1,10 @@
 package tun
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
+	"reflect"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,8 +24,9 @@ func FuzzParseControl(f *testing.F) {
 	binary.NativeEndian.PutUint64(huge, 1<<63)
 	f.Add(huge)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := parseControl(b)
-		if r.segSize < 0 || r.hasLocal != r.local.IsValid() {
+		room := make([]byte, 64)
+		r := parseControl(b, room[:48], false)
+		if r.segSize < 0 || r.hasLocal != r.local.IsValid() || len(r.front.Octets) > 48 || !bytes.Equal(room[48:], make([]byte, 16)) {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -35,8 +38,8 @@ func TestControlRoundTrip(t *testing.T) {
 		var c sendControl
 		c.init(from.Is6())
 		c.set(from.Is6(), from, 0xb9)
-		got := parseControl(c.buf[:c.plainLen])
-		if want := (received{local: from, tos: 0xb9, hasLocal: true}); got != want {
+		got := parseControl(c.buf[:c.plainLen], nil, false)
+		if want := (received{local: from, tos: 0xb9, hasLocal: true}); !reflect.DeepEqual(got, want) {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}

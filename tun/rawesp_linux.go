@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"coati/packet"
 )
 
 // Raw sockets of protocol 50 (RFC 4303). Every raw socket gets a copy of every ESP packet of its
@@ -33,7 +35,7 @@ type RawESP struct {
 
 	mu      sync.Mutex // guards what follows
 	names   [receiveBatch]sockaddr
-	ctls    [receiveBatch][64]byte
+	ctls    [receiveBatch][receiveControlSize]byte
 	msgs    [receiveBatch]unix.Mmsghdr
 	iovs    [receiveBatch]unix.Iovec
 	want    int
@@ -48,6 +50,8 @@ type Packet struct {
 	From  netip.Addr // an IPv6 link-local address has the interface's number as its zone
 	Local netip.Addr
 	TOS   byte // type of service or traffic class, with the ECN bits
+	// Front lies in the same buffer as Data. Without its Octets the packet came right behind its IP header.
+	Front packet.Front
 }
 
 // OpenRawESP opens the raw socket of Local's family.
@@ -64,7 +68,7 @@ func (h *Host) OpenRawESP(c RawESPConfig) (*RawESP, error) {
 	}
 	opts := []option{{unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE, "IP_MTU_DISCOVER"}}
 	if v6 {
-		opts = addressOptions(v6)
+		opts = append(addressOptions(v6), frontOptions(v6)...)
 	}
 	opts = append(opts, option{unix.SOL_SOCKET, unix.SO_MARK, int(h.mark), "SO_MARK"})
 	if err := setOptions(fd, opts); err != nil {
@@ -162,7 +166,7 @@ func (r *RawESP) Receive(bufs [][]byte, out []Packet) (n int, err error) {
 		if m.Hdr.Flags&unix.MSG_TRUNC != 0 {
 			continue
 		}
-		p, ok := r.packet(i, bufs[i][:min(int(m.Len), len(bufs[i]))])
+		p, ok := r.packet(i, bufs[i], min(int(m.Len), len(bufs[i])))
 		if ok {
 			out[n] = p
 			n++
@@ -173,11 +177,12 @@ func (r *RawESP) Receive(bufs [][]byte, out []Packet) (n int, err error) {
 
 // packet strips the IPv4 header, which raw IPv4 sockets deliver and raw IPv6 sockets don't. All we want to know is in
 // it, so only IPv6 needs the sender's address and control messages, which cost time for each packet.
-func (r *RawESP) packet(i int, b []byte) (Packet, bool) {
+func (r *RawESP) packet(i int, buf []byte, n int) (Packet, bool) {
+	b := buf[:n]
 	if r.v6 {
-		from := r.names[i].get().Addr()
-		info := parseControl(r.ctls[i][:min(int(r.msgs[i].Hdr.Controllen), len(r.ctls[i]))])
-		return Packet{Data: b, From: from, Local: info.local, TOS: info.tos}, info.hasLocal
+		from, h := r.names[i].get().Addr(), &r.msgs[i].Hdr
+		info := parseControl(r.ctls[i][:min(int(h.Controllen), len(r.ctls[i]))], buf[n:], h.Flags&unix.MSG_CTRUNC != 0)
+		return Packet{Data: b, From: from, Local: info.local, TOS: info.tos, Front: info.front}, info.hasLocal
 	}
 	if len(b) < 20 || b[0]>>4 != 4 {
 		return Packet{}, false
@@ -186,7 +191,12 @@ func (r *RawESP) packet(i int, b []byte) (Packet, bool) {
 	if header < 20 || header > len(b) {
 		return Packet{}, false
 	}
-	return Packet{Data: b[header:], From: netip.AddrFrom4([4]byte(b[12:16])), Local: netip.AddrFrom4([4]byte(b[16:20])), TOS: b[1]}, true
+	p := Packet{Data: b[header:], From: netip.AddrFrom4([4]byte(b[12:16])), Local: netip.AddrFrom4([4]byte(b[16:20])), TOS: b[1]}
+	if header > 20 {
+		p.Front.Octets = b[20:header]
+		packet.Unrecord(p.Front.Octets, p.Local)
+	}
+	return p, true
 }
 
 // Send sends buf as ESP packets of segSize octets each, the last one possibly shorter, with one

@@ -313,6 +313,18 @@ func addressOptions(v6 bool) []option {
 	}
 }
 
+// frontOptions make the kernel say what stood between the IP header and what arrives; it says nothing where nothing did.
+func frontOptions(v6 bool) []option {
+	if v6 {
+		return []option{
+			{unix.IPPROTO_IPV6, unix.IPV6_RECVHOPOPTS, 1, "IPV6_RECVHOPOPTS"},
+			{unix.IPPROTO_IPV6, unix.IPV6_RECVRTHDR, 1, "IPV6_RECVRTHDR"},
+			{unix.IPPROTO_IPV6, unix.IPV6_RECVDSTOPTS, 1, "IPV6_RECVDSTOPTS"},
+		}
+	}
+	return []option{{unix.IPPROTO_IP, unix.IP_RECVOPTS, 1, "IP_RECVOPTS"}}
+}
+
 func family(v6 bool) int {
 	if v6 {
 		return unix.AF_INET6

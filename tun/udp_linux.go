@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"coati/packet"
 )
 
 // UDP sockets for IKE and ESP-in-UDP (RFC 3948). All sockets of one local address and port form
@@ -53,7 +55,7 @@ type UDPSocket struct {
 
 	mu    sync.Mutex // guards what follows
 	names [MaxReceives]sockaddr
-	ctls  [MaxReceives][controlSize]byte
+	ctls  [MaxReceives][receiveControlSize]byte
 	msgs  [MaxReceives]unix.Mmsghdr
 	iovs  [MaxReceives]unix.Iovec
 	want  int
@@ -73,6 +75,8 @@ type Datagrams struct {
 	From    netip.AddrPort // an IPv6 link-local address has the interface's number as its zone
 	Local   netip.Addr
 	TOS     byte // type of service or traffic class, with the ECN bits
+	// Front lies in the buffer behind the datagrams. Without its Octets they came right behind their IP header.
+	Front packet.Front
 }
 
 // OpenUDP opens the group. A port that another daemon or program has, also if only one of the two
@@ -174,7 +178,7 @@ func (h *Host) openUDPSocket(u *UDP, c *UDPConfig) (*UDPSocket, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := addressOptions(v6)
+	opts := append(addressOptions(v6), frontOptions(v6)...)
 	if v6 {
 		opts = append(opts, option{unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1, "IPV6_V6ONLY"})
 	}
@@ -336,8 +340,9 @@ func (s *UDPSocket) receive(bufs [][]byte, out []Datagrams) (int, error) {
 	for i := range s.n {
 		m := &s.msgs[i]
 		n := int(m.Len)
-		info := parseControl(s.ctls[i][:min(int(m.Hdr.Controllen), len(s.ctls[i]))])
-		out[i] = Datagrams{N: n, SegSize: n, From: s.names[i].get(), Local: info.local, TOS: info.tos}
+		info := parseControl(s.ctls[i][:min(int(m.Hdr.Controllen), len(s.ctls[i]))], bufs[i][n:], m.Hdr.Flags&unix.MSG_CTRUNC != 0)
+		packet.Unrecord(info.front.Octets, info.local)
+		out[i] = Datagrams{N: n, SegSize: n, From: s.names[i].get(), Local: info.local, TOS: info.tos, Front: info.front}
 		if info.segSize > 0 && info.segSize < n {
 			out[i].SegSize = info.segSize
 		}

@@ -18,7 +18,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var cmpAddr = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+var (
+	cmpAddr     = cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	cmpAddrPort = cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })
+)
 
 // pair opens two groups of one socket each.
 func pair(t *testing.T, h *Host, a, b netip.Addr) (from, to *UDP) {
@@ -270,8 +273,8 @@ func TestAddressesAndTOS(t *testing.T) {
 			got, err := b.Sockets()[0].Receive(make([]byte, 1<<16))
 			ok(t, err)
 			want := Datagrams{N: 5, SegSize: 5, From: netip.AddrPortFrom(from, a.Local().Port()), Local: to, TOS: tos}
-			if got != want {
-				t.Errorf("got %+v, want %+v", got, want)
+			if diff := cmp.Diff(want, got, cmpAddr, cmpAddrPort); diff != "" {
+				t.Error(diff)
 			}
 			if err := a.Sockets()[0].Send(netip.MustParseAddrPort("127.0.0.1:1"), there6, 0, []byte("x"), 0); err == nil {
 				t.Error("two families in one send were taken")

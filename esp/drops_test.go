@@ -139,6 +139,13 @@ var provoked = map[Reason]func(t *testing.T) *host{
 		return receiver(t, forge(t, gcm128, 1, append(make([]byte, 20), 9, 2, 2, 4)))
 	},
 	DropInner: func(t *testing.T) *host { return receiver(t, forge(t, gcm128, 1, inner(41))) },
+	DropFront: func(t *testing.T) *host {
+		l := link{enc: "aes128gcm16", transport: true, raw: true}
+		b := newHost(nil)
+		b.mustApply(t, policyTx(l))
+		b.in.Receive([]Datagrams{fronted(t, l, packet.Front{Octets: []byte{0x94, 4, 0}})})
+		return b
+	},
 	DropSelectors: func(t *testing.T) *host {
 		p := segment{sport: 1}.frame()[packet.VirtioLen:]
 		p[13] = 9

@@ -163,19 +163,32 @@ func (h *Host) Fire(t testing.TB, from, to netip.Addr, datagrams []Datagram) {
 // FirePackets sends whole IP packets from the host.
 func (h *Host) FirePackets(t testing.TB, to netip.Addr, packets [][]byte) {
 	t.Helper()
-	family := unix.AF_INET
-	var target unix.Sockaddr
-	if to.Is6() {
-		family, target = unix.AF_INET6, &unix.SockaddrInet6{Addr: to.As16()}
-	} else {
-		target = &unix.SockaddrInet4{Addr: to.As4()}
+	h.FirePacketsBound(t, netip.Addr{}, to, packets)
+}
+
+// FirePacketsBound is FirePackets by a socket of an own address, without which the kernel looks for a policy with whatever source
+// address the route has.
+func (h *Host) FirePacketsBound(t testing.TB, local, to netip.Addr, packets [][]byte) {
+	t.Helper()
+	address := func(a netip.Addr) (family int, _ unix.Sockaddr) {
+		if a.Is6() {
+			return unix.AF_INET6, &unix.SockaddrInet6{Addr: a.As16()}
+		}
+		return unix.AF_INET, &unix.SockaddrInet4{Addr: a.As4()}
 	}
+	family, target := address(to)
 	err := h.Inside(func() error {
 		fd, err := unix.Socket(family, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
 		if err != nil {
 			return err
 		}
 		defer unix.Close(fd)
+		if local.IsValid() {
+			_, here := address(local)
+			if err := unix.Bind(fd, here); err != nil {
+				return err
+			}
+		}
 		for _, p := range packets {
 			if err := unix.Sendto(fd, p, 0, target); err != nil {
 				return err

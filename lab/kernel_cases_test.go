@@ -83,6 +83,26 @@ func kernelCiphers() []string {
 	return ciphers
 }
 
+// frontCases are the ways of transport mode.
+func frontCases() []kernelCase {
+	var out []kernelCase
+	for _, way := range []int{0, wayUDP, wayOuter6, wayOuter6 | wayUDP} {
+		out = append(out, kernelCaseOf("aes128gcm16", way|wayTransport))
+	}
+	return out
+}
+
+func caseFronts(c kernelCase) string {
+	what := "IPv4 options"
+	if c.outer6 {
+		what = "extension headers"
+	}
+	if c.udp {
+		return what + " in front of ESP in UDP"
+	}
+	return what + " in front of raw ESP"
+}
+
 // Bits of a way.
 const (
 	wayTransport = 1 << iota
@@ -141,6 +161,9 @@ func kernelCells() []Cell {
 	}
 	for _, c := range manualCases() {
 		cells = append(cells, Cell{peerKernel, roleBoth, c.String()})
+	}
+	for _, c := range frontCases() {
+		cells = append(cells, Cell{peerKernel, roleBoth, caseFronts(c)})
 	}
 	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual, caseXFRMLifetimes, caseXFRMMapping, caseXFRMKilled, caseXFRMFirst} {
 		cells = append(cells, Cell{peerXFRM, roleBoth, what})

@@ -15,7 +15,13 @@ const (
 	TransformINTEG TransformType = 3
 	TransformKE    TransformType = 4 // key exchange method, "Diffie-Hellman group" before RFC 9370
 	TransformESN   TransformType = 5
+
+	TransformADDKE1 TransformType = 6 // additional key exchanges up to TransformADDKE7 (RFC 9370, section 4)
+	TransformADDKE7 TransformType = 12
 )
+
+// Additional says whether the type is one of the seven additional key exchanges.
+func (t TransformType) Additional() bool { return t >= TransformADDKE1 && t <= TransformADDKE7 }
 
 func (t TransformType) String() string {
 	switch t {
@@ -29,6 +35,9 @@ func (t TransformType) String() string {
 		return "key exchange"
 	case TransformESN:
 		return "sequence numbers"
+	}
+	if t.Additional() {
+		return fmt.Sprintf("additional key exchange %d", t-TransformADDKE1+1)
 	}
 	return fmt.Sprintf("transform type %d", uint8(t))
 }
@@ -82,6 +91,9 @@ const (
 	KEECP384     uint16 = 20
 	KEECP521     uint16 = 21
 	KEX25519     uint16 = 31
+	KEMLKEM512   uint16 = 35 // draft-ietf-ipsecme-ikev2-mlkem, these three
+	KEMLKEM768   uint16 = 36
+	KEMLKEM1024  uint16 = 37
 
 	KEInsecureModp768      uint16 = 1
 	KEInsecureModp1024     uint16 = 2
@@ -210,6 +222,9 @@ var Algorithms = []Algorithm{
 	{Type: TransformKE, ID: KEInsecureModp2048s256, Keyword: "modp2048s256", Name: "2048-bit MODP Group with 256-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
 	{Type: TransformKE, ID: KEInsecureModp2048s224, Keyword: "modp2048s224", Name: "2048-bit MODP Group with 224-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
 	{Type: TransformKE, ID: KEInsecureModp1024s160, Keyword: "modp1024s160", Name: "1024-bit MODP Group with 160-bit Prime Order Subgroup", Insecure: true, Use: UseIKE | UseESP, Status: "MUST NOT"},
+	{Type: TransformKE, ID: KEMLKEM768, Keyword: "mlkem768", Name: "ML-KEM-768", Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformKE, ID: KEMLKEM1024, Keyword: "mlkem1024", Name: "ML-KEM-1024", Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformKE, ID: KEMLKEM512, Keyword: "mlkem512", Name: "ML-KEM-512", Use: UseIKE | UseESP, Status: "MAY"},
 
 	{Type: TransformESN, ID: ESNYes, Keyword: "esn", Name: "Extended Sequence Numbers", Use: UseESP, Status: "MUST"},
 	{Type: TransformESN, ID: ESNNo, Keyword: "noesn", Name: "No Extended Sequence Numbers", Use: UseESP, Status: "MUST"},
@@ -225,8 +240,12 @@ type Transform struct {
 // Transform is the row's name on the wire.
 func (a *Algorithm) Transform() Transform { return Transform{a.Type, a.ID, a.KeyBits} }
 
-// Algorithm looks the transform up in the table; nil if Coati does not have it.
+// Algorithm looks the transform up in the table; nil if Coati does not have it. An additional key exchange is done by a
+// method of the first.
 func (t Transform) Algorithm() *Algorithm {
+	if t.Type.Additional() {
+		t.Type = TransformKE
+	}
 	for i := range Algorithms {
 		if a := &Algorithms[i]; a.Type == t.Type && a.ID == t.ID && a.KeyBits == t.KeyBits {
 			return a
@@ -237,6 +256,9 @@ func (t Transform) Algorithm() *Algorithm {
 
 // String is the keyword, or type and numbers for an algorithm the table does not have.
 func (t Transform) String() string {
+	if t.Type.Additional() {
+		return t.additional()
+	}
 	if a := t.Algorithm(); a != nil {
 		return a.Keyword
 	}
@@ -259,7 +281,7 @@ var foreign = map[[2]uint16]string{
 	{2, 4}: "prfaesxcbc", {2, 8}: "prfaescmac",
 	{3, 0}: "no integrity", {3, 1}: "md5", {3, 5}: "aesxcbc", {3, 8}: "aescmac",
 	{4, 0}:  "no key exchange",
-	{4, 25}: "ecp192", {4, 26}: "ecp224", {4, 27}: "ecp224bp", {4, 28}: "ecp256bp", {4, 29}: "ecp384bp", {4, 30}: "ecp512bp", {4, 32}: "x448", {4, 35}: "mlkem512", {4, 36}: "mlkem768", {4, 37}: "mlkem1024",
+	{4, 25}: "ecp192", {4, 26}: "ecp224", {4, 27}: "ecp224bp", {4, 28}: "ecp256bp", {4, 29}: "ecp384bp", {4, 30}: "ecp512bp", {4, 32}: "x448",
 }
 
 // LookupKeyword finds an algorithm by keyword or alias; nil if there is none.

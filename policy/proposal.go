@@ -31,7 +31,7 @@ type Proposal struct {
 }
 
 // ParseProposal reads keywords joined by '-', as strongSwan spells them: "aes128gcm16-prfsha256-x25519",
-// "aes256-sha384-ecp384". Several keywords of one type are alternatives. For IKE a missing PRF is the one that belongs
+// "aes256-sha384-ecp384", "aes128gcm16-prfsha256-x25519-ke1_mlkem768". Several keywords of one type are alternatives. For IKE a missing PRF is the one that belongs
 // to the integrity algorithm. For ESP a missing esn/noesn means both, extended first; a key exchange asks for PFS.
 func ParseProposal(proto Protocol, s string) (Proposal, error) {
 	p := Proposal{Protocol: proto}
@@ -40,7 +40,11 @@ func ParseProposal(proto Protocol, s string) (Proposal, error) {
 		need = UseESP
 	}
 	for word := range strings.SplitSeq(s, "-") {
-		a := LookupKeyword(word)
+		t, plain, err := cutAdditional(word)
+		if err != nil {
+			return Proposal{}, fmt.Errorf("%w in proposal %q", err, s)
+		}
+		a := LookupKeyword(plain)
 		if a == nil {
 			hint := ""
 			if n := NearestKeyword(word); n != "" {
@@ -51,7 +55,10 @@ func ParseProposal(proto Protocol, s string) (Proposal, error) {
 		if a.Use&need == 0 {
 			return Proposal{}, fmt.Errorf("algorithm %q in proposal %q is not for %s", word, s, proto)
 		}
-		if t := a.Transform(); !slices.Contains(p.Transforms, t) {
+		if t.Type == 0 {
+			t = a.Transform()
+		}
+		if !slices.Contains(p.Transforms, t) {
 			p.Transforms = append(p.Transforms, t)
 		}
 	}
@@ -94,6 +101,9 @@ func (p *Proposal) complete() error {
 		}
 	} else if len(p.Of(TransformESN)) == 0 {
 		p.Transforms = append(p.Transforms, Transform{Type: TransformESN, ID: ESNYes}, Transform{Type: TransformESN, ID: ESNNo})
+	}
+	if err := p.checkAdditional(); err != nil {
+		return err
 	}
 	if aead > 0 {
 		// As a sole cipher of a combined mode, integrity keywords serve only to imply the PRF.
@@ -160,11 +170,11 @@ func (p Proposal) Insecure() []string {
 	return out
 }
 
-// Without is the proposal with all transforms of one type left out.
+// Without is the proposal with all transforms of one type left out, and with key exchanges all additional ones.
 func (p Proposal) Without(t TransformType) Proposal {
 	q := Proposal{Protocol: p.Protocol}
 	for _, x := range p.Transforms {
-		if x.Type != t {
+		if x.Type != t && (t != TransformKE || !x.Type.Additional()) {
 			q.Transforms = append(q.Transforms, x)
 		}
 	}
@@ -181,7 +191,7 @@ func (p Proposal) String() string {
 }
 
 // transformTypes in the order they are compared and reported.
-var transformTypes = []TransformType{TransformENCR, TransformPRF, TransformINTEG, TransformKE, TransformESN}
+var transformTypes = []TransformType{TransformENCR, TransformPRF, TransformINTEG, TransformKE, TransformESN, 6, 7, 8, 9, 10, 11, TransformADDKE7}
 
 // Select chooses for a responder: the first of own that agrees with one of offered, and within it the first of own's
 // transforms of each type that the peer offers. It returns the choice and the index into offered. The error is a
@@ -208,7 +218,10 @@ func agree(own, offered Proposal) (Proposal, []TransformType) {
 		mine, theirs := own.Of(tt), offered.Of(tt)
 		// "none" among the offered is the same as offering nothing (RFC 7296, section 3.3.6).
 		none := Transform{Type: tt}
-		optional := len(theirs) == 0 || (tt == TransformINTEG || tt == TransformKE) && slices.Contains(theirs, none)
+		optional := len(theirs) == 0 || tt.mayBeNone() && slices.Contains(theirs, none)
+		if len(theirs) == 0 && tt.Additional() && slices.Contains(mine, none) {
+			continue
+		}
 		if len(mine) == 0 {
 			if !optional {
 				differ = append(differ, tt)
@@ -224,6 +237,9 @@ func agree(own, offered Proposal) (Proposal, []TransformType) {
 			continue
 		}
 		p.Transforms = append(p.Transforms, mine[i])
+	}
+	if differ == nil && p.repeats() {
+		differ = append(differ, TransformADDKE1)
 	}
 	for _, t := range offered.Transforms {
 		// A type we do not know cannot be agreed on (RFC 7296, section 3.3.6).
@@ -293,7 +309,7 @@ func Agreed(own []Proposal, answer Proposal) (int, error) {
 func noneCount(p Proposal) int {
 	n := 0
 	for _, t := range p.Transforms {
-		if (t.Type == TransformINTEG || t.Type == TransformKE) && t.ID == 0 {
+		if t.Type.mayBeNone() && t.ID == 0 {
 			n++
 		}
 	}

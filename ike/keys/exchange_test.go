@@ -18,6 +18,14 @@ func groups() []policy.Algorithm {
 	return slices.DeleteFunc(slices.Clone(policy.Algorithms), func(a policy.Algorithm) bool { return a.Type != policy.TransformKE })
 }
 
+// group is a method that is a Diffie-Hellman group; nil: it is none.
+func group(method uint16) diffieHellman {
+	if s, ok := methods[method].(symmetric); ok {
+		return s.diffieHellman
+	}
+	return nil
+}
+
 func initiator(t testing.TB, method uint16, rand io.Reader) (*Initiator, []byte) {
 	t.Helper()
 	i, err := NewInitiator(method, rand)
@@ -55,8 +63,8 @@ func TestBothSidesAgreeInEveryGroup(t *testing.T) {
 			if !si.Equal(sr) || si.Len() == 0 {
 				t.Error("the two sides have different secrets")
 			}
-			if len(offer) != OfferLen(a.ID) || len(answer) != OfferLen(a.ID) {
-				t.Errorf("%d and %d octets, OfferLen says %d", len(offer), len(answer), OfferLen(a.ID))
+			if len(offer) != OfferLen(a.ID) || len(answer) != AnswerLen(a.ID) {
+				t.Errorf("%d and %d octets, OfferLen and AnswerLen say %d and %d", len(offer), len(answer), OfferLen(a.ID), AnswerLen(a.ID))
 			}
 			if again, err := i.Offer(); err != nil || !bytes.Equal(again, offer) {
 				t.Error("a second Offer, as for a cookie, differs")
@@ -209,7 +217,7 @@ func piTimesTwoTo(n uint) *big.Int {
 func TestMODPAgainstBigInt(t *testing.T) {
 	t.Parallel()
 	for _, a := range groups() {
-		g, ok := methods[a.ID].(modpGroup)
+		g, ok := group(a.ID).(modpGroup)
 		if !ok {
 			continue
 		}
@@ -271,7 +279,7 @@ func invalidValues(t *testing.T, a policy.Algorithm) map[string][]byte {
 		"leading zero":    append([]byte{0}, good...),
 	}
 	pad := func(x *big.Int) []byte { return x.FillBytes(make([]byte, n)) }
-	switch g := methods[a.ID].(type) {
+	switch g := group(a.ID).(type) {
 	case modpGroup:
 		p := new(big.Int).SetBytes(g.prime)
 		bad["0"] = pad(big.NewInt(0))
@@ -299,6 +307,8 @@ func invalidValues(t *testing.T, a policy.Algorithm) map[string][]byte {
 		bad["with the 0x04 of SEC 1"] = append([]byte{4}, good...)
 		bad["compressed"] = append([]byte{2}, good[:n/2]...)
 		bad["point at infinity"] = []byte{0}
+	case nil: // ML-KEM
+		bad["coefficients above the prime"] = bytes.Repeat([]byte{0xff}, n)
 	case x25519Group:
 		// All points of small order, and their encodings that are not reduced.
 		for _, s := range []string{
@@ -333,7 +343,9 @@ func TestInvalidPublicValuesAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			for what, value := range invalidValues(t, a) {
-				if s, err := i.Finish(value); !errors.Is(err, ErrPublicValue) || s.Len() != 0 {
+				// A KEM's ciphertext of the right length is never invalid.
+				anything := group(a.ID) == nil && len(value) == AnswerLen(a.ID)
+				if s, err := i.Finish(value); !anything && (!errors.Is(err, ErrPublicValue) || s.Len() != 0) {
 					t.Errorf("initiator, %s: %v", what, err)
 				}
 				if answer, s, err := r.Answer(value); !errors.Is(err, ErrPublicValue) || s.Len() != 0 || answer != nil {
@@ -346,7 +358,7 @@ func TestInvalidPublicValuesAreRefused(t *testing.T) {
 
 func TestUnknownMethods(t *testing.T) {
 	t.Parallel()
-	for _, m := range []uint16{0, 3, 6, 13, 25, 28, 32, 34, 65535} {
+	for _, m := range []uint16{0, 3, 6, 13, 25, 28, 32, 34, 38, 65535} {
 		if _, err := NewInitiator(m, rand.Reader); err == nil {
 			t.Errorf("an initiator for method %d", m)
 		}
@@ -454,7 +466,7 @@ func FuzzAnswer(f *testing.F) {
 		r      *Responder
 	}
 	var sides []side
-	for _, m := range []uint16{policy.KEX25519, policy.KEECP256, policy.KEECP384, policy.KEModp2048} {
+	for _, m := range []uint16{policy.KEX25519, policy.KEECP256, policy.KEECP384, policy.KEModp2048, policy.KEMLKEM768, policy.KEMLKEM512} {
 		r, err := NewResponder(m, constant(0x17))
 		if err != nil {
 			f.Fatal(err)
@@ -474,7 +486,7 @@ func FuzzAnswer(f *testing.F) {
 			}
 			return
 		}
-		if len(offer) != OfferLen(s.method) || len(answer) != OfferLen(s.method) || shared.Len() == 0 {
+		if len(offer) != OfferLen(s.method) || len(answer) != AnswerLen(s.method) || shared.Len() == 0 {
 			t.Fatalf("method %d: an offer of %d octets was answered with %d", s.method, len(offer), len(answer))
 		}
 	})

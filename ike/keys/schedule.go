@@ -36,9 +36,19 @@ func SKEYSEED(prf PRF, ni, nr []byte, shared policy.Secret) policy.Secret {
 }
 
 // RekeySKEYSEED is prf(SK_d, g^ir | Ni | Nr) with prf and SK_d of the old IKE SA, the rest of the rekeying exchange
-// (RFC 7296, section 2.18). The new SA's keys then come from DeriveIKE with the new SA's PRF.
-func RekeySKEYSEED(prf PRF, skd policy.Secret, shared policy.Secret, ni, nr []byte) policy.Secret {
-	return policy.NewSecret(prf.Sum(skd.Reveal(), shared.Reveal(), ni, nr))
+// (RFC 7296, section 2.18). The new SA's keys then come from DeriveIKE with the new SA's PRF. The secrets of additional key
+// exchanges follow (RFC 9370, section 2.2.4). With the nonces of IKE_SA_INIT it is also SKEYSEED(n), after an additional key
+// exchange before the IKE SA is established (section 2.2.2 there).
+func RekeySKEYSEED(prf PRF, skd policy.Secret, shared policy.Secret, ni, nr []byte, more ...policy.Secret) policy.Secret {
+	return policy.NewSecret(prf.Sum(skd.Reveal(), append([][]byte{shared.Reveal(), ni, nr}, reveal(more)...)...))
+}
+
+func reveal(secrets []policy.Secret) [][]byte {
+	out := make([][]byte, len(secrets))
+	for i, s := range secrets {
+		out[i] = s.Reveal()
+	}
+	return out
 }
 
 // DeriveIKE makes the keys of an IKE SA (RFC 7296, section 2.14). For a combined-mode cipher integ is the zero Transform
@@ -59,13 +69,14 @@ func DeriveIKE(prf PRF, encr, integ policy.Transform, skeyseed policy.Secret, ni
 }
 
 // DeriveChild makes KEYMAT (RFC 7296, section 2.17): prf+(SK_d, [g^ir |] Ni | Nr). The shared secret has length 0 without a
-// key exchange of its own; the nonces are those of the exchange that makes the pair, IKE_SA_INIT's for the first.
-func DeriveChild(prf PRF, encr, integ policy.Transform, skd, shared policy.Secret, ni, nr []byte) (ChildKeys, error) {
+// key exchange of its own; the nonces are those of the exchange that makes the pair, IKE_SA_INIT's for the first. The secrets
+// of additional key exchanges follow (RFC 9370, section 2.2.4).
+func DeriveChild(prf PRF, encr, integ policy.Transform, skd, shared policy.Secret, ni, nr []byte, more ...policy.Secret) (ChildKeys, error) {
 	e, a, err := keyLens(encr, integ)
 	if err != nil {
 		return ChildKeys{}, err
 	}
-	stream, err := prf.Plus(skd.Reveal(), 2*e+2*a, shared.Reveal(), ni, nr)
+	stream, err := prf.Plus(skd.Reveal(), 2*e+2*a, append([][]byte{shared.Reveal(), ni, nr}, reveal(more)...)...)
 	if err != nil {
 		return ChildKeys{}, err
 	}

@@ -75,7 +75,9 @@ func mlkemVectors(t *testing.T, name string) []mlkemVector {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var file struct{ TestGroups []struct{ Tests []mlkemVector } }
+	var file struct {
+		TestGroups []struct{ Tests []mlkemVector }
+	}
 	if err := json.NewDecoder(z).Decode(&file); err != nil {
 		t.Fatal(err)
 	}

@@ -157,6 +157,19 @@ func Scenarios() []Scenario {
 			},
 		},
 		{
+			Name: "post-quantum", About: "ML-KEM-768 beside X25519 in IKE SAs and children, set up and rekeyed from both ends, with loss and duplicates", Pairs: 1, Chaos: time.Minute, Every: 3 * time.Second,
+			Network: Network{Loss: 0.15, Duplicate: 0.1, Jitter: 50 * time.Millisecond}, Act: rekey,
+			Tunnel: func(t *policy.PeerTunnel, _ bool) {
+				hybrid(t)
+				t.Lifetime = 25 * time.Second
+			},
+		},
+		{
+			Name: "post-quantum crossing", About: "the same with rekeys from both ends at once under traffic, on a network that only reorders", Pairs: 1, Chaos: 20 * time.Second, Every: 700 * time.Millisecond,
+			Network: Network{Jitter: 8 * time.Millisecond}, Act: rekey, Lossless: true,
+			Tunnel: func(t *policy.PeerTunnel, _ bool) { hybrid(t) },
+		},
+		{
 			Name: "moving", About: "one end's address changes, at once or with the old one kept for a while; rekeys", Pairs: 1, Chaos: 3 * time.Minute, Every: 10 * time.Second,
 			Network: Network{Loss: 0.05, Jitter: 20 * time.Millisecond},
 			Act: func(w *World, a, b *Host) {
@@ -207,6 +220,12 @@ func listens(t *policy.PeerTunnel, second bool) {
 	if second {
 		t.Start = policy.StartListen
 	}
+}
+
+// hybrid has additional key exchanges wherever there may be some.
+func hybrid(t *policy.PeerTunnel) {
+	t.IKE = []policy.Proposal{policy.MustProposal(policy.ProtocolIKE, "aes128gcm16-prfsha256-x25519-ke1_mlkem768")}
+	t.Children[0].ESP = []policy.Proposal{policy.MustProposal(policy.ProtocolESP, "aes128gcm16-x25519-ke1_mlkem768-ke2_mlkem512")}
 }
 
 // Result of a run.

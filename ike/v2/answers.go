@@ -34,6 +34,7 @@ type branch struct {
 	children            []*child
 	pending             *request
 	nextID              uint32
+	additional          additional
 }
 
 const (
@@ -67,8 +68,9 @@ func (st *initState) fresh(m *message) bool {
 func (s *sa) park() *branch {
 	b := &branch{
 		offer: s.start.current, path: s.path, spiR: s.spiR, nr: s.nr, lowNonce: s.lowNonce, proposal: s.proposal, prf: s.prf, nat: s.nat, frag: s.frag, peerIsCoati: s.peerIsCoati,
-		keys: s.keys, inCipher: s.inCipher, outCipher: s.outCipher, children: s.children, pending: s.pending, nextID: s.nextID, m: s.start.answered,
+		keys: s.keys, inCipher: s.inCipher, outCipher: s.outCipher, children: s.children, pending: s.pending, nextID: s.nextID, m: s.start.answered, additional: s.start.additional,
 	}
+	s.start.additional = additional{} // its private value is the branch's
 	s.unload()
 	return b
 }
@@ -78,6 +80,7 @@ func (s *sa) unload() {
 	s.spiR, s.nr, s.lowNonce, s.nat, s.frag, s.peerIsCoati = 0, nil, nil, natState{}, fragmenting{}, false
 	s.keys, s.inCipher, s.outCipher = keys.IKEKeys{}, nil, nil
 	s.children, s.pending, s.start.answered = nil, nil, nil
+	s.start.additional.wipe()
 	s.nextID, s.expectID, s.cache = 1, 0, cached{}
 	s.path = s.start.path
 	s.answerPath = s.path
@@ -93,6 +96,7 @@ func (s *sa) followBranch(b *branch) {
 	s.start.current, s.path, s.answerPath, s.spiR, s.nr, s.lowNonce = b.offer, b.path, b.path, b.spiR, b.nr, b.lowNonce
 	s.proposal, s.prf, s.nat, s.frag, s.peerIsCoati, s.keys, s.inCipher, s.outCipher = b.proposal, b.prf, b.nat, b.frag, b.peerIsCoati, b.keys, b.inCipher, b.outCipher
 	s.children, s.pending, s.nextID, s.start.answered = b.children, b.pending, b.nextID, b.m
+	s.start.additional = b.additional
 	s.phase = phaseAuthSent
 }
 
@@ -171,6 +175,7 @@ func (s *sa) dropBranches() {
 	for _, b := range s.start.branches {
 		s.freeChildren(b.children)
 		b.keys.Wipe()
+		b.additional.wipe()
 	}
 	s.start.branches = nil
 }

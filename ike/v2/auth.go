@@ -22,9 +22,9 @@ import (
 // signed is what the initiator (or the responder) of this SA signs.
 func (s *sa) signed(byInitiator bool, id *wire.ID) []byte {
 	if byInitiator {
-		return auth.SignedOctets(s.prf, s.initRequest(), s.nr, s.keys.Pi, id.Body())
+		return append(auth.SignedOctets(s.prf, s.initRequest(), s.nr, s.keys.Pi, id.Body()), s.intAuth()...)
 	}
-	return auth.SignedOctets(s.prf, s.initResponse(), s.ni, s.keys.Pr, id.Body())
+	return append(auth.SignedOctets(s.prf, s.initResponse(), s.ni, s.keys.Pr, id.Body()), s.intAuth()...)
 }
 
 func (s *sa) initRequest() []byte {

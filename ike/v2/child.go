@@ -201,7 +201,7 @@ func sameFamilies(a, b []policy.Selector) ([]policy.Selector, []policy.Selector)
 }
 
 // takeAnswer checks the responder's choice for a child of ours and derives its keys.
-func (s *sa) takeAnswer(c *child, m *message, shared policy.Secret) error {
+func (s *sa) takeAnswer(c *child, m *message, shared policy.Secret, more ...policy.Secret) error {
 	sa, ok := wire.Find[*wire.SA](m.payloads, wire.PayloadSA)
 	ti, ok1 := wire.Find[*wire.TS](m.payloads, wire.PayloadTSi)
 	tr, ok2 := wire.Find[*wire.TS](m.payloads, wire.PayloadTSr)
@@ -227,13 +227,13 @@ func (s *sa) takeAnswer(c *child, m *message, shared policy.Secret) error {
 		return fmt.Errorf("the peer answered with selectors %v <-> %v that we did not offer", local, remote)
 	}
 	c.local, c.remote = outermost(local), outermost(remote)
-	return s.deriveChild(c, shared)
+	return s.deriveChild(c, shared, more...)
 }
 
 // deriveChild makes the pair of SAs with their keys (section 2.17).
-func (s *sa) deriveChild(c *child, shared policy.Secret) error {
+func (s *sa) deriveChild(c *child, shared policy.Secret, more ...policy.Secret) error {
 	encr, integ := c.proposal.First(policy.TransformENCR), c.proposal.First(policy.TransformINTEG)
-	k, err := keys.DeriveChild(s.prf, encr, integ, s.keys.D, shared, c.nonceI, c.nonceR)
+	k, err := keys.DeriveChild(s.prf, encr, integ, s.keys.D, shared, c.nonceI, c.nonceR, more...)
 	if err != nil {
 		return err
 	}

@@ -189,6 +189,7 @@ func (s *sa) abandonTasks(err error) {
 			a.abandon(s, err)
 		}
 	}
+	s.dropUnfinished()
 	if s.serving != nil && s.serving.abandon != nil {
 		s.serving.abandon()
 	}

@@ -39,6 +39,7 @@ type childTask struct {
 	tried  []uint16
 	jobID  ike.JobID
 	answer *message // waits for the shared secret
+	follow *follow  // additional key exchanges
 	sent   bool
 	again  int    // so often the peer was busy
 	rival  *child // the pair the peer made of the same child meanwhile
@@ -135,6 +136,9 @@ func (t *childTask) exchange(s *sa, method uint16) bool {
 }
 
 func (t *childTask) job(s *sa, ev ike.JobDone) {
+	if t.follow.job(s, ev) {
+		return
+	}
 	if t.jobID == 0 || ev.ID != t.jobID {
 		return
 	}
@@ -151,12 +155,41 @@ func (t *childTask) job(s *sa, ev ike.JobDone) {
 		t.bad(s, ev.Err)
 	default:
 		shared := ev.Result.(policy.Secret)
-		t.complete(s, t.answer, shared)
+		t.goOn(s, t.answer, shared)
+	}
+}
+
+// goOn does the additional key exchanges that the answer chose, and completes.
+func (t *childTask) goOn(s *sa, m *message, shared policy.Secret) {
+	sa, ok := wire.Find[*wire.SA](m.payloads, wire.PayloadSA)
+	if !ok || len(sa.Proposals) != 1 {
+		t.bad(s, errors.New("the peer's answer for the child is incomplete"))
+		return
+	}
+	chosen := policyProposal(sa.Proposals[0])
+	_, err := policy.Agreed(t.c.offered, chosen)
+	if err == nil {
+		t.follow, err = s.followUp(m, chosen, shared)
+	}
+	switch f := t.follow; {
+	case err != nil:
+		t.bad(s, err)
+	case f == nil:
+		t.complete(s, m, shared)
 		shared.Wipe()
+	default:
+		f.refused = func(no *wire.Notify) { t.refused(s, no) }
+		f.failed = func(err error) { t.bad(s, err) }
+		f.finished = func(more []policy.Secret) { t.complete(s, m, shared, more...) }
+		f.next(s)
 	}
 }
 
 func (t *childTask) send(s *sa) {
+	if t.rekeys != nil && s.peerReplaces(t.rekeys) {
+		t.postpone(s)
+		return
+	}
 	var payloads []wire.Payload
 	if t.rekeys != nil {
 		payloads = append(payloads, &wire.Notify{Protocol: wire.ProtocolESP, SPI: wire.SPI4(uint32(t.rekeys.inSPI)), Type: wire.NotifyRekeySA})
@@ -180,6 +213,10 @@ func (t *childTask) overtaken(s *sa) {
 }
 
 func (t *childTask) response(s *sa, m *message) {
+	if t.follow != nil {
+		t.follow.response(s, m)
+		return
+	}
 	if no := m.errorNotify(); no != nil {
 		t.refused(s, no)
 		return
@@ -191,7 +228,7 @@ func (t *childTask) response(s *sa, m *message) {
 	}
 	t.c.nonceR = nr.Data
 	if t.begun == nil {
-		t.complete(s, m, policy.Secret{})
+		t.goOn(s, m, policy.Secret{})
 		return
 	}
 	kr, ok := wire.Find[*wire.KE](m.payloads, wire.PayloadKE)
@@ -204,8 +241,8 @@ func (t *childTask) response(s *sa, m *message) {
 	s.out.Jobs = append(s.out.Jobs, ike.Job{ID: t.jobID, Run: func() (any, error) { return begun.Finish(data) }})
 }
 
-func (t *childTask) complete(s *sa, m *message, shared policy.Secret) {
-	if err := s.takeAnswer(t.c, m, shared); err != nil {
+func (t *childTask) complete(s *sa, m *message, shared policy.Secret, more ...policy.Secret) {
+	if err := s.takeAnswer(t.c, m, shared, more...); err != nil {
 		t.bad(s, err)
 		return
 	}
@@ -257,7 +294,7 @@ func (s *sa) rekeyed(old, c *child) {
 // refused acts on an error in the response (sections 1.3, 2.25).
 func (t *childTask) refused(s *sa, no *wire.Notify) {
 	switch {
-	case no.Type == wire.NotifyInvalidKEPayload && len(no.Data) == 2 && t.begun != nil:
+	case no.Type == wire.NotifyInvalidKEPayload && len(no.Data) == 2 && t.begun != nil && t.follow == nil:
 		want := binary.BigEndian.Uint16(no.Data)
 		mine := slices.ContainsFunc(t.c.offered, func(p policy.Proposal) bool {
 			return slices.Contains(p.Of(policy.TransformKE), policy.Transform{Type: policy.TransformKE, ID: want})
@@ -269,12 +306,8 @@ func (t *childTask) refused(s *sa, no *wire.Notify) {
 			t.exchange(s, want)
 			return
 		}
-	case no.Type == wire.NotifyTemporaryFailure && t.rekeys != nil:
-		// The peer is busy with the same SA: again, unless its own rekey makes it unnecessary.
-		t.rekeys.retryAt = s.now.Add(s.env.Limits.TemporaryRetry + s.env.Jitter(s.env.Limits.TemporaryRetry))
-		t.abandonLarval(s)
-		s.reply(t.command, errors.New("the peer is busy: trying again"))
-		s.finish()
+	case (no.Type == wire.NotifyTemporaryFailure || no.Type == wire.NotifyStateNotFound) && t.rekeys != nil:
+		t.postpone(s)
 		return
 	case no.Type == wire.NotifyNoAdditionalSAs && t.rekeys != nil && t.rival == nil:
 		t.rekeys.retryAt = s.now.Add(s.env.Limits.RetryMax)
@@ -303,6 +336,14 @@ func (t *childTask) refused(s *sa, no *wire.Notify) {
 	err := childRefusal(no.Type, t.c)
 	t.abandonLarval(s)
 	t.failed(s, err)
+	s.finish()
+}
+
+// postpone: the peer is busy with the same SA: again, unless its own rekey makes it unnecessary.
+func (t *childTask) postpone(s *sa) {
+	t.rekeys.retryAt = s.now.Add(s.env.Limits.TemporaryRetry + s.env.Jitter(s.env.Limits.TemporaryRetry))
+	t.abandonLarval(s)
+	s.reply(t.command, errors.New("the peer is busy: trying again"))
 	s.finish()
 }
 
@@ -344,6 +385,7 @@ func (t *childTask) abandonLarval(s *sa) {
 	if t.begun != nil && t.jobID == 0 {
 		t.begun.Wipe()
 	}
+	t.follow.wipe()
 }
 
 // abandon: the IKE SA ends first.
@@ -423,7 +465,8 @@ func (s *sa) childRekeyRequested(m *message) {
 		s.respond(0, &wire.Notify{Protocol: no.Protocol, SPI: no.SPI, Type: wire.NotifyChildSANotFound})
 		return
 	}
-	if old.state != childUp || s.deleting(old) || s.replacing(old) != nil {
+	crossing, ours := s.doing.(*childTask)
+	if old.state != childUp || s.deleting(old) || s.replacing(old) != nil || ours && crossing.rekeys == old && crossing.sent && followed(crossing.cfg.ESP) {
 		s.refuse(wire.NotifyTemporaryFailure, nil)
 		return
 	}
@@ -494,15 +537,39 @@ func (s *sa) serveChild(m *message, old *child) {
 	}})
 }
 
-// serveDerived installs the peer's child and answers.
+// serveDerived answers, and installs the peer's child unless additional key exchanges follow.
 func (s *sa) serveDerived(c, old *child, shared policy.Secret, kr *wire.KE) {
+	payloads := []wire.Payload{c.answer[0], &wire.Nonce{Data: c.nonceR}}
+	if kr != nil {
+		payloads = append(payloads, kr)
+	}
+	payloads = append(payloads, c.answer[1:]...)
+	todo := c.proposal.AdditionalKeyExchanges()
+	if len(todo) == 0 {
+		s.serveInstalled(c, old, payloads, shared)
+		return
+	}
+	u := &unfinished{old: old, todo: todo, abandon: func() { s.env.FreeSPI(policy.ProtocolESP, c.inSPI) }}
+	u.finish = func(secrets []policy.Secret, kr *wire.KE) {
+		if old != nil && (old.state != childUp || s.replacing(old) != nil) && slices.Contains(s.children, old) {
+			s.env.FreeSPI(policy.ProtocolESP, c.inSPI)
+			s.refuse(wire.NotifyTemporaryFailure, nil)
+			return
+		}
+		s.serveInstalled(c, old, []wire.Payload{kr}, secrets[0], secrets[1:]...)
+	}
+	s.unfinish(u, shared, payloads...)
+}
+
+// serveInstalled installs the peer's child and answers.
+func (s *sa) serveInstalled(c, old *child, answer []wire.Payload, shared policy.Secret, more ...policy.Secret) {
 	if old != nil && !slices.Contains(s.children, old) {
 		s.env.FreeSPI(policy.ProtocolESP, c.inSPI)
 		s.refuse(wire.NotifyChildSANotFound, nil)
 		return
 	}
 	c.standby, c.replaces, c.rekeyed = old != nil, old, old
-	if err := s.deriveChild(c, shared); err != nil {
+	if err := s.deriveChild(c, shared, more...); err != nil {
 		s.env.FreeSPI(policy.ProtocolESP, c.inSPI)
 		s.warn("the peer's child is refused", err)
 		s.refuse(wire.NotifyNoProposalChosen, nil)
@@ -510,11 +577,7 @@ func (s *sa) serveDerived(c, old *child, shared policy.Secret, kr *wire.KE) {
 	}
 	change := s.installed(c)
 	s.changes[change] = c
-	payloads := []wire.Payload{c.answer[0], &wire.Nonce{Data: c.nonceR}}
-	if kr != nil {
-		payloads = append(payloads, kr)
-	}
-	s.respond(change, append(payloads, c.answer[1:]...)...)
+	s.respond(change, answer...)
 	if old == nil {
 		s.childUp(c)
 		s.openedByBoth(c)

@@ -10,10 +10,12 @@
 //	answers.go        more than one answer to our first request (section 2.4)
 //	cookie.go         cookies (section 2.6)
 //	natt.go           NAT detection, port 4500, keepalives (section 2.23)
+//	intermediate.go   additional key exchanges between the two (RFC 9370, RFC 9242)
 //	auth.go           IKE_AUTH (section 1.2), identities and shared keys (section 2.15)
 //	child.go          a child SA: selection, narrowing, keys (sections 2.7, 2.9, 2.17)
 //	createchild.go    CREATE_CHILD_SA for children: new and rekeyed (sections 1.3.1, 1.3.3, 2.8)
 //	rekeyike.go       CREATE_CHILD_SA for the IKE SA itself (sections 1.3.2, 2.18)
+//	followup.go       additional key exchanges after both (RFC 9370)
 //	informational.go  INFORMATIONAL: deletes and liveness (sections 1.4, 2.4)
 //	reconfigure.go    another configuration for a living SA
 //	convert.go        between policy's nouns and wire's structs

@@ -5,6 +5,13 @@ import "coati/ike"
 // Mutants are the machines with one rule taken out, by what is missing.
 var Mutants = map[string]mutant{"the nonce rule": noNonceRule, "the response cache": noCache, "make before break": breakBeforeNew}
 
+// Uncovered and Optional are mutants that two of their kind do not notice, but a scripted peer: AUTH does not cover
+// IKE_INTERMEDIATE, and additional key exchanges may be left out.
+const (
+	Uncovered = noIntAuth
+	Optional  = noAdditional
+)
+
 // SetMessageIDs sets a machine's next message IDs: ours and the peer's.
 func SetMessageIDs(machine ike.SA, ours, theirs uint32) {
 	s := machine.(*sa)

@@ -40,6 +40,7 @@ type sealed struct {
 	first  wire.PayloadType
 	plain  []byte   // kept, so that it can be cut smaller; nil: it cannot
 	parts  [][]byte // each sealed once
+	cipher *keys.Cipher
 }
 
 func (m *sealed) octets() (n int) {
@@ -94,30 +95,30 @@ func (s *sa) seal(ex wire.ExchangeType, flags wire.Flags, id uint32, payloads []
 	if err != nil {
 		return nil, err
 	}
-	m := &sealed{header: s.header(ex, flags, id), first: first, plain: plain}
+	m := &sealed{header: s.header(ex, flags, id), first: first, plain: plain, cipher: s.outCipher}
 	return m, s.cut(m, s.threshold())
 }
 
 // cut seals the datagrams of a message anew.
 func (s *sa) cut(m *sealed, size int) error {
-	chunk := s.chunk(len(m.plain), size)
+	chunk := s.chunk(m, size)
 	if chunk == 0 {
-		prefix, err := wire.AppendEncryptedHeader(nil, m.header, m.first, s.outCipher.SealedLen(len(m.plain)))
+		prefix, err := wire.AppendEncryptedHeader(nil, m.header, m.first, m.cipher.SealedLen(len(m.plain)))
 		if err != nil {
 			return err
 		}
-		b, err := s.outCipher.Seal(s.env.Rand, prefix, m.plain)
+		b, err := m.cipher.Seal(s.env.Rand, prefix, m.plain)
 		m.parts = [][]byte{b}
 		return err
 	}
 	chunks := slices.Collect(slices.Chunk(m.plain, chunk))
 	parts, first := make([][]byte, 0, len(chunks)), m.first
 	for i, c := range chunks {
-		prefix, err := wire.AppendFragmentHeader(nil, m.header, first, uint16(i+1), uint16(len(chunks)), s.outCipher.SealedLen(len(c)))
+		prefix, err := wire.AppendFragmentHeader(nil, m.header, first, uint16(i+1), uint16(len(chunks)), m.cipher.SealedLen(len(c)))
 		if err != nil {
 			return err
 		}
-		b, err := s.outCipher.Seal(s.env.Rand, prefix, c)
+		b, err := m.cipher.Seal(s.env.Rand, prefix, c)
 		if err != nil {
 			return err
 		}
@@ -128,13 +129,13 @@ func (s *sa) cut(m *sealed, size int) error {
 }
 
 // chunk is how much of a message's content goes into each datagram of that size; 0: all of it into one message.
-func (s *sa) chunk(plain, size int) int {
+func (s *sa) chunk(m *sealed, size int) int {
 	room := size - s.overhead()
-	if !s.frag.agreed || wire.HeaderLen+wire.PayloadHeaderLen+s.outCipher.SealedLen(plain) <= room+wire.HeaderLen+wire.FragmentHeaderLen {
+	if !s.frag.agreed || wire.HeaderLen+wire.PayloadHeaderLen+m.cipher.SealedLen(len(m.plain)) <= room+wire.HeaderLen+wire.FragmentHeaderLen {
 		return 0
 	}
-	n := room - s.outCipher.SealedLen(0)
-	for n > 0 && s.outCipher.SealedLen(n) > room {
+	n := room - m.cipher.SealedLen(0)
+	for n > 0 && m.cipher.SealedLen(n) > room {
 		n--
 	}
 	return max(n, 1)
@@ -150,11 +151,11 @@ func (s *sa) overhead() int {
 
 // recut cuts a message smaller, if that makes more fragments of it. False: it stays.
 func (s *sa) recut(m *sealed) bool {
-	if m == nil || m.plain == nil || s.outCipher == nil {
+	if m == nil || m.plain == nil || m.cipher == nil {
 		return false
 	}
 	for size := smaller(s.threshold()); size > 0; size = smaller(size) {
-		chunk := s.chunk(len(m.plain), size)
+		chunk := s.chunk(m, size)
 		if chunk == 0 || (len(m.plain)+chunk-1)/chunk <= len(m.parts) {
 			continue
 		}
@@ -306,13 +307,13 @@ func (s *sa) forgetStale() {
 // repeatedFragment says whether a fragment is of the peer's latest request once more. Only the first one asks for the answer again, and
 // only if it is authentic: the peer may have cut it anew (section 2.6.1).
 func (s *sa) repeatedFragment(w *wire.Message) (repeated, answer bool) {
-	if w.SKF == nil || s.inCipher == nil {
+	if w.SKF == nil || s.cache.cipher == nil {
 		return false, false
 	}
 	if w.SKF.Number != 1 || s.cache.response == nil {
 		return true, false
 	}
-	if _, err := s.inCipher.Open(w.Raw, len(w.Raw)-len(w.SKF.Body)); err != nil {
+	if _, err := s.cache.cipher.Open(w.Raw, len(w.Raw)-len(w.SKF.Body)); err != nil {
 		s.drops.unauthenticated++
 		return true, false
 	}

@@ -35,6 +35,7 @@ type initState struct {
 	branches        []*branch
 	seen            map[[32]byte]bool // digests of answers
 	path            policy.Path       // of IKE_SA_INIT
+	additional      additional
 	myProposals     []policy.Proposal
 	number          uint8 // responder: of the proposal chosen
 }
@@ -52,6 +53,7 @@ func (st *initState) wipe() {
 			o.begin.Wipe()
 		}
 	}
+	st.additional.wipe()
 	*st = initState{}
 }
 
@@ -114,6 +116,7 @@ func (s *sa) sendInit() {
 		payloads = append(payloads, hashNotify())
 	}
 	payloads = append(payloads, fragmentNotify(s.tunnel)...)
+	payloads = append(payloads, intermediateNotify(s.start.myProposals)...)
 	payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	b, err := wire.Append(nil, s.header(wire.ExchangeIKESAInit, 0, 0), payloads)
 	if err != nil {
@@ -216,6 +219,10 @@ func (s *sa) initAnswered(m *message) {
 		bad(err)
 		return
 	}
+	if err := lacksIntermediate(chosen, m); err != nil {
+		bad(err)
+		return
+	}
 	i := slices.IndexFunc(s.start.offers, func(o *offer) bool { return o.begin.Method() == kr.Method && o.request != nil })
 	if i < 0 || chosen.First(policy.TransformKE).ID != kr.Method {
 		bad(errors.New("the answer's key exchange is not the one offered"))
@@ -233,6 +240,7 @@ func (s *sa) initAnswered(m *message) {
 	s.nextID, s.refusal = 1, nil
 	s.start.fresh(m)
 	s.start.answered, s.start.current = m, s.start.offers[i]
+	s.start.additional.todo = chosen.AdditionalKeyExchanges()
 	s.phase = phaseInitKeys
 	s.pending = nil
 	begin, answer := s.start.current.begin, kr.Data
@@ -268,7 +276,7 @@ func (s *sa) initFinished(ev ike.JobDone) {
 	}
 	shared.Wipe()
 	s.float()
-	s.sendAuth()
+	s.authenticate()
 }
 
 // initRequested serves the first request as responder. False: no machine is needed.
@@ -285,6 +293,9 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 		return false
 	}
 	chosen, i, err := policy.Select(own, policyProposals(sa))
+	if err == nil {
+		err = lacksIntermediate(chosen, m)
+	}
 	if err != nil {
 		s.candidates = s.env.Candidates(m.path)
 		s.refused("no IKE proposal fits", fmt.Errorf("%w: see ike", err))
@@ -313,11 +324,12 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 	s.frag.agreed = agreesOnFragments(m, s.candidates...)
 	s.peerIsCoati = saysCoati(m)
 	s.start.request, s.start.path = m.raw, m.path
+	s.start.additional.todo = chosen.AdditionalKeyExchanges()
 	if signs(s.candidates...) {
 		s.start.hashes = hashesOf(m)
 	}
 	s.remember(m)
-	answer, err := s.initAnswer(sa.Proposals[i].Number, make([]byte, keys.OfferLen(method)))
+	answer, err := s.initAnswer(sa.Proposals[i].Number, make([]byte, keys.AnswerLen(method)))
 	if err != nil {
 		s.warn("the first request cannot be answered", err)
 		return false
@@ -384,6 +396,7 @@ func (s *sa) initAnswer(number uint8, public []byte) ([]byte, error) {
 	if s.frag.agreed {
 		payloads = append(payloads, fragmentNotify(s.candidates...)...)
 	}
+	payloads = append(payloads, intermediateNotify([]policy.Proposal{s.proposal})...)
 	if s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	}

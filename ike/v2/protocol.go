@@ -166,6 +166,8 @@ const (
 	noNonceRule           // the loser of a collision is not chosen by the nonces
 	noCache               // a repeated request is not answered again
 	breakBeforeNew        // a rekey deletes the old pair first
+	noAdditional          // a peer may leave out an additional key exchange
+	noIntAuth             // AUTH does not cover IKE_INTERMEDIATE
 )
 
 // loses says whether what was made with the first nonce gives way to what was made with the second (section 2.8.1).

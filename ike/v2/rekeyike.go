@@ -38,6 +38,7 @@ type rekeyIKETask struct {
 	chosen  policy.Proposal
 	sent    bool
 	tried   []uint16
+	follow  *follow // additional key exchanges
 }
 
 func (t *rekeyIKETask) name() string { return "rekeying the IKE SA" }
@@ -63,6 +64,9 @@ func (t *rekeyIKETask) exchange(s *sa, method uint16) bool {
 }
 
 func (t *rekeyIKETask) job(s *sa, ev ike.JobDone) {
+	if t.follow.job(s, ev) {
+		return
+	}
 	if t.jobID == 0 || ev.ID != t.jobID {
 		return
 	}
@@ -71,16 +75,42 @@ func (t *rekeyIKETask) job(s *sa, ev ike.JobDone) {
 	case ev.Err != nil:
 		t.failed(s, ev.Err)
 		s.finish()
+	case t.answer == nil && s.peerReplaces(nil):
+		t.failed(s, errors.New("the peer is replacing it"))
+		s.finish()
 	case t.answer == nil:
 		t.offer = ev.Result.([]byte)
 		t.sent = true
 		s.sendRequest(wire.ExchangeCreateChildSA, 0, saPayload(s.tunnel.IKE, wire.SPI8(t.spi)), &wire.Nonce{Data: t.ni}, &wire.KE{Method: t.begun.Method(), Data: t.offer})
 	default:
-		t.complete(s, ev.Result.(policy.Secret))
+		t.goOn(s, ev.Result.(policy.Secret))
+	}
+}
+
+// goOn does the additional key exchanges that the answer chose, and completes.
+func (t *rekeyIKETask) goOn(s *sa, shared policy.Secret) {
+	failed := func(err error) {
+		t.failed(s, err)
+		s.finish()
+	}
+	f, err := s.followUp(t.answer, t.chosen, shared)
+	switch t.follow = f; {
+	case err != nil:
+		failed(err)
+	case f == nil:
+		t.complete(s, shared)
+	default:
+		f.refused, f.failed = func(no *wire.Notify) { t.refused(s, no) }, failed
+		f.finished = func(more []policy.Secret) { t.complete(s, shared, more...) }
+		f.next(s)
 	}
 }
 
 func (t *rekeyIKETask) response(s *sa, m *message) {
+	if t.follow != nil {
+		t.follow.response(s, m)
+		return
+	}
 	if no := m.errorNotify(); no != nil {
 		t.refused(s, no)
 		return
@@ -104,10 +134,10 @@ func (t *rekeyIKETask) response(s *sa, m *message) {
 	s.out.Jobs = append(s.out.Jobs, ike.Job{ID: t.jobID, Run: func() (any, error) { return begun.Finish(data) }})
 }
 
-func (t *rekeyIKETask) complete(s *sa, shared policy.Secret) {
+func (t *rekeyIKETask) complete(s *sa, shared policy.Secret, more ...policy.Secret) {
 	sa, _ := wire.Find[*wire.SA](t.answer.payloads, wire.PayloadSA)
 	nr, _ := wire.Find[*wire.Nonce](t.answer.payloads, wire.PayloadNonce)
-	n, err := s.heir(true, t.spi, sa.Proposals[0].SPI.Value, t.chosen, t.ni, nr.Data, shared)
+	n, err := s.heir(true, t.spi, sa.Proposals[0].SPI.Value, t.chosen, t.ni, nr.Data, shared, more...)
 	shared.Wipe()
 	t.begun.Wipe()
 	if err != nil {
@@ -142,7 +172,7 @@ func (t *rekeyIKETask) complete(s *sa, shared policy.Secret) {
 }
 
 func (t *rekeyIKETask) refused(s *sa, no *wire.Notify) {
-	if no.Type == wire.NotifyInvalidKEPayload && len(no.Data) == 2 {
+	if no.Type == wire.NotifyInvalidKEPayload && len(no.Data) == 2 && t.follow == nil {
 		want := binary.BigEndian.Uint16(no.Data)
 		mine := slices.ContainsFunc(s.tunnel.IKE, func(p policy.Proposal) bool {
 			return slices.Contains(p.Of(policy.TransformKE), policy.Transform{Type: policy.TransformKE, ID: want})
@@ -195,7 +225,7 @@ func (t *rekeyIKETask) abandon(s *sa, err error) {
 // ikeBusy says whether the IKE SA itself is being replaced, so that nothing new is made of it (section 2.25.2).
 func (s *sa) ikeBusy() bool {
 	t, ok := s.doing.(*rekeyIKETask)
-	return ok && t.sent || s.rekey != nil || s.successor != nil || s.closing
+	return ok && t.sent || s.peerReplaces(nil) || s.rekey != nil || s.successor != nil || s.closing
 }
 
 // childBusy says whether a child is being made, rekeyed or deleted at our request.
@@ -216,7 +246,8 @@ func (s *sa) ikeRekeyRequested(m *message) {
 		s.refuse(wire.NotifyNoAdditionalSAs, nil)
 		return
 	}
-	if s.rekey != nil || s.successor != nil || s.closing || s.childBusy() {
+	crossing, ours := s.doing.(*rekeyIKETask)
+	if s.rekey != nil || s.successor != nil || s.closing || s.childBusy() || ours && crossing.sent && followed(s.tunnel.IKE) {
 		// A child on its way, or on its way out, would be lost with the old SA (section 2.25.2).
 		s.refuse(wire.NotifyTemporaryFailure, nil)
 		return
@@ -254,19 +285,29 @@ func (s *sa) ikeRekeyRequested(m *message) {
 			return
 		}
 		ka := ev.Result.(keyAnswer)
-		n, err := s.heir(false, spi.Value, mine, chosen, ni.Data, nr, ka.shared)
-		ka.shared.Wipe()
-		if err != nil {
-			s.refuse(wire.NotifyNoProposalChosen, nil)
+		defer ka.shared.Wipe()
+		succeed := func(answer []wire.Payload, shared policy.Secret, more ...policy.Secret) {
+			n, err := s.heir(false, spi.Value, mine, chosen, ni.Data, nr, shared, more...)
+			if err != nil {
+				s.refuse(wire.NotifyNoProposalChosen, nil)
+				return
+			}
+			s.respond(0, answer...)
+			s.succeeded(n)
+		}
+		answer := []wire.Payload{&wire.SA{Proposals: []wire.Proposal{wireProposal(chosen, number, wire.SPI8(mine))}}, &wire.Nonce{Data: nr}, &wire.KE{Method: method, Data: ka.answer}}
+		todo := chosen.AdditionalKeyExchanges()
+		if len(todo) == 0 {
+			succeed(answer, ka.shared)
 			return
 		}
-		s.respond(0, &wire.SA{Proposals: []wire.Proposal{wireProposal(chosen, number, wire.SPI8(mine))}}, &wire.Nonce{Data: nr}, &wire.KE{Method: method, Data: ka.answer})
-		if t, ok := s.doing.(*rekeyIKETask); ok && t.sent {
-			s.rekey = &ikeRekey{theirs: n}
-			return
-		}
-		s.adopt(n)
-		s.linger()
+		s.unfinish(&unfinished{ikeSA: true, todo: todo, finish: func(secrets []policy.Secret, kr *wire.KE) {
+			if s.successor != nil || s.closing {
+				s.refuse(wire.NotifyTemporaryFailure, nil)
+				return
+			}
+			succeed([]wire.Payload{kr}, secrets[0], secrets[1:]...)
+		}}, ka.shared, answer...)
 	}
 	s.serving = sv
 	s.out.Jobs = append(s.out.Jobs, ike.Job{ID: sv.job, Run: func() (any, error) {
@@ -276,8 +317,18 @@ func (s *sa) ikeRekeyRequested(m *message) {
 	}})
 }
 
+// succeeded goes on with the successor that the peer began.
+func (s *sa) succeeded(n *sa) {
+	if t, ok := s.doing.(*rekeyIKETask); ok && t.sent {
+		s.rekey = &ikeRekey{theirs: n}
+		return
+	}
+	s.adopt(n)
+	s.linger()
+}
+
 // heir makes the machine of the new SA, without children yet.
-func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni, nr []byte, shared policy.Secret) (*sa, error) {
+func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni, nr []byte, shared policy.Secret, more ...policy.Secret) (*sa, error) {
 	prf, err := keys.NewPRF(chosen.First(policy.TransformPRF))
 	if err != nil {
 		return nil, err
@@ -288,7 +339,7 @@ func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni,
 		frag: fragmenting{agreed: s.frag.agreed, most: s.frag.most}, peerIsCoati: s.peerIsCoati, establishedAt: s.now, lastReceived: s.now, changes: map[ike.ChangeID]*child{},
 	}
 	// The PRF of the old SA makes the seed; the new one's makes the keys (section 2.18).
-	if err := n.makeKeys(keys.RekeySKEYSEED(s.prf, s.keys.D, shared, ni, nr)); err != nil {
+	if err := n.makeKeys(keys.RekeySKEYSEED(s.prf, s.keys.D, shared, ni, nr, more...)); err != nil {
 		return nil, err
 	}
 	n.began, n.firstNonce = s.began, s.firstNonce
@@ -300,6 +351,7 @@ func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni,
 // adopt moves all children, and what is still to be done with them, to the successor.
 func (s *sa) adopt(n *sa) {
 	s.rekey = nil
+	s.dropUnfinished()
 	s.successor = n
 	n.now, n.out = s.now, s.out
 	n.children, s.children = s.children, nil

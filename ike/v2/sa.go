@@ -20,8 +20,8 @@ const (
 	phaseIdle         phase = iota // responder: before the first request; initiator: before the first offer is made
 	phaseInitSent                  // initiator: IKE_SA_INIT is out
 	phaseInitKeys                  // the shared secret is being computed
-	phaseInitAnswered              // responder: waiting for IKE_AUTH
-	phaseAuthSent                  // initiator: IKE_AUTH is out
+	phaseInitAnswered              // responder: waiting for IKE_INTERMEDIATE or IKE_AUTH
+	phaseAuthSent                  // initiator: IKE_INTERMEDIATE or IKE_AUTH is out
 	phaseAuthCheck                 // signatures of IKE_AUTH are being checked or made
 	phaseEstablished
 	phaseDeleting // we told the peer; waiting for its answer
@@ -87,6 +87,8 @@ type sa struct {
 	following ike.ChangeID // the change that moved outbound SAs to another path
 	successor *sa
 	rekey     *ikeRekey // under way, ours or the peer's
+	// unfinished is what of the peer's waits for additional key exchanges.
+	unfinished *unfinished
 
 	halfOpenUntil, keepaliveAt, rekeyAt, expireAt, lingerUntil, reauthAt, resumeAt time.Time
 	answerAt                                                                       time.Time // when the answer to the peer's delete leaves
@@ -195,7 +197,7 @@ func (s *sa) Deadline() time.Time {
 	if s.pending != nil {
 		d = s.pending.next
 	}
-	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.answerAt, s.reauthAt, s.resumeAt, s.livenessAt(), s.frag.stale()} {
+	for _, t := range []time.Time{s.halfOpenUntil, s.keepaliveAt, s.rekeyAt, s.expireAt, s.lingerUntil, s.answerAt, s.reauthAt, s.resumeAt, s.livenessAt(), s.frag.stale(), s.unfinishedUntil()} {
 		d = ike.Earlier(d, t)
 	}
 	for i := range s.reaps {
@@ -228,6 +230,9 @@ func (s *sa) timer() {
 		return
 	}
 	s.forgetStale()
+	if due(s.unfinishedUntil(), s.now) {
+		s.dropUnfinished()
+	}
 	s.retransmit()
 	if s.phase >= phaseDraining {
 		return

@@ -14,7 +14,7 @@ import (
 // there is taken. Payloads that a row does not name are ignored, except what appears twice and may not.
 type row struct {
 	name     string
-	section  string // of RFC 7296
+	section  string // of RFC 7296, or with the name of another
 	from     phase
 	exchange wire.ExchangeType
 	response bool
@@ -33,6 +33,15 @@ type need struct {
 
 func p(t wire.PayloadType) need { return need{payload: t} }
 func n(t wire.NotifyType) need  { return need{payload: wire.PayloadNotify, notify: t} }
+
+// where is the section of an RFC that has the row.
+func (r *row) where() string {
+	rfc, section, other := strings.Cut(r.section, ", ")
+	if !other {
+		rfc, section = "RFC 7296", r.section
+	}
+	return rfc + ", section " + section
+}
 
 var nError = need{payload: wire.PayloadNotify, anyError: true}
 
@@ -106,6 +115,10 @@ func init() {
 		{"other group demanded", "1.3", phaseInitSent, wire.ExchangeIKESAInit, true, []need{n(wire.NotifyInvalidKEPayload)}, nil, (*sa).groupDemanded, []phase{phaseInitSent, phaseIdle}},
 		{"offer refused in clear", "2.21.1", phaseInitSent, wire.ExchangeIKESAInit, true, []need{nError}, nil, (*sa).refusedInClear, []phase{phaseInitSent}},
 
+		{"peer adds a key exchange", "RFC 9370, 2.2.2", phaseInitAnswered, wire.ExchangeIKEIntermediate, false, []need{ke}, nil, (*sa).keyExchangeRequested, []phase{phaseInitAnswered, phaseClosed}},
+		{"key exchange added", "RFC 9370, 2.2.2", phaseAuthSent, wire.ExchangeIKEIntermediate, true, []need{ke}, nil, (*sa).keyExchangeAdded, []phase{phaseInitKeys, phaseInitSent, phaseAuthSent}},
+		{"key exchange refused", "RFC 9370, 2.2.2", phaseAuthSent, wire.ExchangeIKEIntermediate, true, nil, nil, (*sa).keyExchangeRefused, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
+
 		{"peer authenticates", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP, sa1, tsi, tsr}, []need{idr, cert, creq, cp}, (*sa).authRequested, []phase{phaseEstablished, phaseAuthCheck, phaseClosed}},
 		{"peer authenticates without a child", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, nil, nil, (*sa).authIncomplete, []phase{phaseClosed}},
 		{"peer authenticated us", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, sa1, tsi, tsr}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
@@ -118,6 +131,8 @@ func init() {
 		{"peer rekeys the IKE SA", "1.3.2", phaseEstablished, wire.ExchangeCreateChildSA, false, []need{sa1, nonce, ke}, nil, (*sa).ikeRekeyRequested, []phase{phaseEstablished}},
 		{"malformed CREATE_CHILD_SA", "2.21.3", phaseEstablished, wire.ExchangeCreateChildSA, false, nil, nil, (*sa).badRequest, []phase{phaseClosed}},
 		{"our CREATE_CHILD_SA answered", "1.3", phaseEstablished, wire.ExchangeCreateChildSA, true, nil, []need{sa1, nonce, ke, tsi, tsr}, (*sa).taskAnswered, []phase{phaseEstablished, phaseDeleting, phaseClosed}},
+		{"peer goes on with a key exchange", "RFC 9370, 2.2.4", phaseEstablished, wire.ExchangeIKEFollowupKE, false, []need{ke, n(wire.NotifyAdditionalKeyExchange)}, nil, (*sa).followUpRequested, []phase{phaseEstablished}},
+		{"our IKE_FOLLOWUP_KE answered", "RFC 9370, 2.2.4", phaseEstablished, wire.ExchangeIKEFollowupKE, true, nil, []need{ke}, (*sa).taskAnswered, []phase{phaseEstablished, phaseDeleting}},
 
 		{"peer deletes", "1.4.1", phaseEstablished, wire.ExchangeInformational, false, []need{del}, []need{cp}, (*sa).deleteRequested, []phase{phaseEstablished, phaseDraining}},
 		{"peer informs or asks whether we live", "1.4", phaseEstablished, wire.ExchangeInformational, false, nil, []need{cp}, (*sa).informed, []phase{phaseEstablished, phaseClosed}},
@@ -125,6 +140,7 @@ func init() {
 
 		{"peer deletes what we delete", "1.4.1", phaseDeleting, wire.ExchangeInformational, false, nil, []need{del}, (*sa).informedWhileDeleting, []phase{phaseDeleting, phaseDraining}},
 		{"peer asks while we delete", "2.25.2", phaseDeleting, wire.ExchangeCreateChildSA, false, nil, nil, (*sa).temporaryFailure, []phase{phaseDeleting}},
+		{"peer goes on while we delete", "2.25.2", phaseDeleting, wire.ExchangeIKEFollowupKE, false, nil, nil, (*sa).temporaryFailure, []phase{phaseDeleting}},
 		{"our delete answered", "1.4.1", phaseDeleting, wire.ExchangeInformational, true, nil, []need{del}, (*sa).deleteAnswered, []phase{phaseDraining, phaseClosed}},
 	}
 }
@@ -138,6 +154,10 @@ func (s *sa) dispatch(m *message, response bool) {
 			return
 		}
 		s.badMessage(response, fmt.Errorf("%s appears twice in %s", t, m.Exchange))
+		return
+	}
+	if err := s.skipsKeyExchange(m); err != nil {
+		s.badMessage(response, err)
 		return
 	}
 	for i := range table {
@@ -264,7 +284,7 @@ func Picture() string {
 		for _, q := range r.to {
 			to = append(to, q.String())
 		}
-		fmt.Fprintf(&b, "%-13s %-16s %s HDR, %s -> %s  %q (RFC 7296, section %s)\n", r.from, r.exchange, dir, strings.Join(append(req, opt...), ", "), strings.Join(to, " | "), r.name, r.section)
+		fmt.Fprintf(&b, "%-13s %-16s %s HDR, %s -> %s  %q (%s)\n", r.from, r.exchange, dir, strings.Join(append(req, opt...), ", "), strings.Join(to, " | "), r.name, r.where())
 	}
 	for _, o := range own {
 		var to []string

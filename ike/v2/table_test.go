@@ -81,6 +81,8 @@ func TestEveryArrowIsTaken(t *testing.T) {
 	spoilt(t, count)
 	strange(t, count)
 	living(t, count)
+	spoiltKeyExchanges(t, count)
+	followUps(t, count)
 	starts := func(tt *policy.PeerTunnel) { tt.Start = policy.StartNow }
 
 	b := newBench(t, nil, tunnel())

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"coati/ike"
+	"coati/ike/keys"
 	"coati/ike/wire"
 	"coati/policy"
 )
@@ -36,6 +37,7 @@ type cached struct {
 	digest   [32]byte
 	valid    bool
 	exchange wire.ExchangeType
+	cipher   *keys.Cipher // that the request came under: an additional key exchange changes the SA's
 	response *sealed
 	repeats  int // how often the peer asked again
 }
@@ -171,7 +173,7 @@ func (s *sa) repeated(m *wire.Message, from policy.Path) bool {
 
 // remember opens the cache for the request being served.
 func (s *sa) remember(m *message) {
-	s.cache = cached{id: m.MessageID, digest: sha256.Sum256(m.raw), valid: true, exchange: m.Exchange}
+	s.cache = cached{id: m.MessageID, digest: sha256.Sum256(m.raw), valid: true, exchange: m.Exchange, cipher: s.inCipher}
 	s.expectID = m.MessageID + 1
 	s.exhausted = m.MessageID == math.MaxUint32
 	s.wear()

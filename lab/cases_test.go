@@ -63,6 +63,7 @@ const (
 	caseForgedMTU      = "forged ICMP about the path MTU"
 	caseOnExit         = "on-exit block and restore, TERM and kill -9"
 	caseGuard          = "forged clear packets"
+	casePostQuantum    = "ML-KEM in IKE SAs, children and rekeys"
 	caseGuardReload    = "the guard follows the configuration"
 )
 
@@ -152,7 +153,7 @@ func declared() []Cell {
 	for _, c := range carriages() {
 		cells = append(cells, Cell{peerCoati, roleBoth, c.String()})
 	}
-	cells = append(cells, Cell{peerCoati, roleBoth, caseManual}, Cell{peerCoati, roleBoth, caseESN}, Cell{peerCoati, roleBoth, caseNAT}, Cell{peerIKEScan, roleResponder, caseHandshake})
+	cells = append(cells, Cell{peerCoati, roleBoth, caseManual}, Cell{peerCoati, roleBoth, caseESN}, Cell{peerCoati, roleBoth, casePostQuantum}, Cell{peerCoati, roleBoth, caseNAT}, Cell{peerIKEScan, roleResponder, caseHandshake})
 	for _, what := range []string{caseRandom, caseMutated, caseAmplification} {
 		for _, family := range families {
 			cells = append(cells, Cell{peerHostile, roleResponder, what + ", " + family})

@@ -21,23 +21,28 @@ const (
 // A Charon is strongSwan's daemon. Its userspace ESP takes tunnel mode in UDP only (it fakes a NAT), and no ESN; in a kernel
 // that has ESP it uses that.
 type Charon struct {
-	Host *Host
-	p    *Process
-	dir  string
-	env  []string
+	Host            *Host
+	p               *Process
+	dir             string
+	env             []string
+	daemon, swanctl string
 }
 
 // StartCharon starts the daemon; verbose makes its log print SK_* and ESP keys. Settings are lines for
 // the section charon of strongswan.conf.
 func StartCharon(t testing.TB, h *Host, verbose bool, settings ...string) *Charon {
 	t.Helper()
-	c := &Charon{Host: h, dir: h.Path("charon")}
+	return startCharon(t, h, verbose, charonPlugins, charonProgram, swanctlProgram, settings...)
+}
+
+func startCharon(t testing.TB, h *Host, verbose bool, plugins, daemon, swanctl string, settings ...string) *Charon {
+	t.Helper()
+	c := &Charon{Host: h, dir: h.Path("charon"), daemon: daemon, swanctl: swanctl}
 	for _, folder := range strings.Fields("x509 x509ca x509ocsp x509aa x509ac x509crl pubkey private rsa ecdsa bliss pkcs8 pkcs12 conf.d") {
 		if err := os.MkdirAll(c.dir+"/swanctl/"+folder, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	plugins := charonPlugins
 	if InKernel() {
 		plugins = strings.Replace(plugins, "kernel-libipsec ", "", 1)
 	}
@@ -70,7 +75,7 @@ func (c *Charon) start(t testing.TB) {
 	t.Helper()
 	_ = os.Remove(c.dir + "/vici")
 	// The pid file is always in /run; `ip netns exec` gave us our own mount namespace.
-	c.p = c.Host.Start(t, "charon", c.env, "sh", "-c", "mount -t tmpfs tmpfs /run && exec "+charonProgram)
+	c.p = c.Host.Start(t, "charon", c.env, "sh", "-c", "mount -t tmpfs tmpfs /run && exec "+c.daemon)
 	WaitFor(t, 30*time.Second, "charon answers", func() bool {
 		_, err := c.Swanctl("--stats")
 		return err == nil
@@ -80,7 +85,7 @@ func (c *Charon) start(t testing.TB) {
 // Swanctl runs a swanctl command against this daemon.
 func (c *Charon) Swanctl(command string, args ...string) (string, error) {
 	all := append([]string{"env"}, c.env...)
-	all = append(all, swanctlProgram, command, "--uri", "unix://"+c.dir+"/vici")
+	all = append(all, c.swanctl, command, "--uri", "unix://"+c.dir+"/vici")
 	return c.Host.Run(append(all, args...)...)
 }
 

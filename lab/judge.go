@@ -48,12 +48,63 @@ func Judge(t testing.TB, capture, keys string, options ...JudgeOption) Verdict {
 	for _, option := range options {
 		option(&rules)
 	}
+	// After an additional key exchange an IKE SA has other keys under the same SPIs, and Wireshark's table has one row for
+	// them: each generation is a run of tshark with a table of its own, and what one run opens is open.
+	var v Verdict
+	var runs [][]string
+	for _, table := range generations(t, filepath.Join(keys, tables[0])) {
+		runs = append(runs, sharked(t, capture, keys, table))
+	}
+	for i := range runs[0] {
+		var one Verdict
+		for _, run := range runs {
+			one = Verdict{}
+			if one.frame(strings.Split(run[i], "|"), rules); len(one.Faults) == 0 {
+				break
+			}
+		}
+		v.add(one)
+	}
+	return v
+}
+
+func (v *Verdict) add(o Verdict) {
+	v.IKE, v.ESP, v.Sealed, v.Opened = v.IKE+o.IKE, v.ESP+o.ESP, v.Sealed+o.Sealed, v.Opened+o.Opened
+	v.Clear, v.Faults = append(v.Clear, o.Clear...), append(v.Faults, o.Faults...)
+}
+
+// generations splits the table of IKEv2's keys, so that no two rows of a part have the same SPIs.
+func generations(t testing.TB, file string) []string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return []string{""}
+	}
+	parts, rows := []string{""}, map[string]int{}
+	for line := range strings.Lines(string(text)) {
+		columns := strings.SplitN(line, ",", 3)
+		spis := strings.Join(columns[:min(2, len(columns))], ",")
+		n := rows[spis]
+		if rows[spis]++; n == len(parts) {
+			parts = append(parts, "")
+		}
+		parts[n] += line
+	}
+	return parts
+}
+
+// sharked is a line of columns for each frame, with the given table of IKEv2's keys.
+func sharked(t testing.TB, capture, keys, ike string) []string {
+	t.Helper()
 	// A copy, as tshark may write into its configuration folder.
 	config := t.TempDir()
-	for _, table := range tables {
+	for i, table := range tables {
 		text, err := os.ReadFile(filepath.Join(keys, table))
 		if err != nil {
 			continue
+		}
+		if i == 0 {
+			text = []byte(ike)
 		}
 		if err := os.WriteFile(filepath.Join(config, table), text, 0o600); err != nil {
 			t.Fatal(err)
@@ -79,11 +130,7 @@ func Judge(t testing.TB, capture, keys string, options ...JudgeOption) Verdict {
 	if strings.Contains(stderr.String(), "Error loading table") {
 		t.Fatalf("tshark does not take the key tables: %s", stderr.String())
 	}
-	var v Verdict
-	for _, line := range strings.Split(strings.TrimSpace(stdout.String()), "\n") {
-		v.frame(strings.Split(line, "|"), rules)
-	}
-	return v
+	return strings.Split(strings.TrimSpace(stdout.String()), "\n")
 }
 
 func (v *Verdict) frame(columns []string, rules judgeRules) {

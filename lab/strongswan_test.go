@@ -88,9 +88,15 @@ func setUp(t *testing.T, role, family string, c cipherCase, dpd string) *versus 
 // start starts both with what they are given.
 func start(t *testing.T, pair *Pair, role string, tunnel Tunnel, peer swan, settings ...string) *versus {
 	t.Helper()
+	return startBeside(t, pair, role, tunnel, peer, func() *Charon { return StartCharon(t, pair.B, false, settings...) })
+}
+
+// startBeside starts both, the peer by a function.
+func startBeside(t *testing.T, pair *Pair, role string, tunnel Tunnel, peer swan, charon func() *Charon) *versus {
+	t.Helper()
 	v := &versus{Pair: pair, role: role}
 	v.coati = NewCoati(t, pair.A, tunnel) // skips where there is no program, before anything runs
-	v.charon = StartCharon(t, pair.B, false, settings...)
+	v.charon = charon()
 	v.charon.LoadAll(t, peer.conf())
 	v.coati.Start(t)
 	return v

@@ -148,16 +148,31 @@ func FuzzAuthenticated(f *testing.F) {
 	leaf := ca.Issue(f, "b.example", pki.NewKey(f, pki.P256).Public())
 	sig := &wire.Auth{Method: wire.AuthECDSA256, Data: make([]byte, 64)}
 	f.Add(inner(35, name, &wire.Cert{Encoding: wire.CertX509Signature, Data: leaf.Raw}, &wire.CertReq{Encoding: wire.CertX509Signature}, sig, espSA(3), ts(false, "10.2.0.0/16"), ts(true, "10.1.0.0/16")), byte(12))
+	// Additional key exchanges, in IKE_INTERMEDIATE and in IKE_FOLLOWUP_KE.
+	f.Add(inner(43, &wire.KE{Method: policy.KEMLKEM768, Data: make([]byte, 1184)}), byte(32|4))
+	f.Add(slices.Concat(inner(36, pqESP(9), nonce, p.keyExchange(), ts(false, "10.2.0.0/16"), ts(true, "10.1.0.0/16")),
+		inner(44, &wire.KE{Method: policy.KEMLKEM512, Data: make([]byte, 800)}, &wire.Notify{Type: wire.NotifyAdditionalKeyExchange, Data: make([]byte, 8)})), byte(16))
+	f.Add(inner(36|0x80, pqESP(9), nonce, p.keyExchange(), ts(false, "10.1.0.0/16"), ts(true, "10.2.0.0/16"), &wire.Notify{Type: wire.NotifyAdditionalKeyExchange, Data: []byte("x")}), byte(16|1))
 	f.Fuzz(func(t *testing.T, data []byte, state byte) {
 		limits := func(l *ike.Limits) { l.ChildrenPerSA, l.SAsPerPeer = 8, 4 }
 		b := newBench(t, limits, tunnel(func(tt *policy.PeerTunnel) {
 			if tt.Reauth, tt.Lifetime = time.Hour, 2*time.Hour; state&8 != 0 {
 				signed(tt)
 			}
+			if state&16 != 0 {
+				pqChild(tt)
+			}
+			if state&32 != 0 {
+				pq(tt)
+			}
 		}))
 		var p *puppet
 		var asked []ike.Send
-		if state&12 != 0 {
+		if state&32 != 0 {
+			h := newHybrid(b) // before additional key exchanges
+			h.begin()
+			p = h.puppet
+		} else if state&12 != 0 {
 			p = newPuppet(b).begin() // before authentication
 		} else {
 			p = up(b)

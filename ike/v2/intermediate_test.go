@@ -45,7 +45,7 @@ func (h *hybrid) announced() []wire.Payload {
 	if h.silent {
 		return nil
 	}
-	return []wire.Payload{&wire.Notify{Type: wire.NotifyIntermediateExchangeSupported}}
+	return append(slices.Clone(h.extra), &wire.Notify{Type: wire.NotifyIntermediateExchangeSupported})
 }
 
 // begin is IKE_SA_INIT as initiator; false: it was refused.
@@ -126,8 +126,14 @@ func (h *hybrid) covered(request, response []byte, shared policy.Secret) {
 	if h.initiator {
 		i, r = h.out, h.in
 	}
-	h.authI = h.prf.Sum(h.keys.Pi.Reveal(), h.authI, h.intAuth(request, i))
-	h.authR = h.prf.Sum(h.keys.Pr.Reveal(), h.authR, h.intAuth(response, r))
+	h.renew(h.intAuth(request, i), h.intAuth(response, r), shared)
+}
+
+// renew is covered, of what the two messages are for IntAuth.
+func (h *hybrid) renew(request, response []byte, shared policy.Secret) {
+	h.t.Helper()
+	h.authI = h.prf.Sum(h.keys.Pi.Reveal(), h.authI, request)
+	h.authR = h.prf.Sum(h.keys.Pr.Reveal(), h.authR, response)
 	h.done++
 	gcm := policy.LookupKeyword("aes128gcm16").Transform()
 	seed := policy.NewSecret(h.prf.Sum(h.keys.D.Reveal(), shared.Reveal(), h.ni, h.nr))
@@ -252,6 +258,70 @@ func TestAResponderAddsKeyExchangesAndAuthenticatesOverThem(t *testing.T) {
 	h.reply(sends[0].Bytes, id, h.proof(id), espSA(h.spi), ts(false, "10.1.0.0/16"), ts(true, "10.2.0.0/16"))
 	if sas, children := b.established(); sas != 1 || children != 1 {
 		t.Errorf("%d IKE SAs with %d children: %q", sas, children, b.log)
+	}
+	b.sound()
+}
+
+// whole is a message for IntAuth as if it had not been sent in fragments.
+func (h *hybrid) whole(header wire.Header, payloads ...wire.Payload) []byte {
+	h.t.Helper()
+	first, plain, err := wire.AppendPayloads(nil, payloads)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	b, err := wire.AppendEncryptedHeader(nil, header, first, len(plain))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return append(b, plain...)
+}
+
+// The engine has other keys once it has answered. A question repeated in fragments, and the answer cut smaller for it, still have
+// those of the question; AUTH covers both as if they had not been cut.
+func TestAKeyExchangeInFragmentsIsRepeatedUnderItsOwnKeys(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil, tunnel(pq))
+	h := newHybrid(b)
+	h.extra = []wire.Payload{knowsFragments}
+	h.begin()
+	mine, err := keys.NewInitiator(h.methods[0], random{b.rng})
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, _ := mine.Offer()
+	question, offer := h.header(wire.ExchangeIKEIntermediate, false, h.next), &wire.KE{Method: h.methods[0], Data: public}
+	h.next++
+	parts := h.fragments(question, 1190, offer)
+	answer := h.giveAll(parts)
+	before, total := h.gather(answer, 1280)
+	for range 6 {
+		again := h.give(parts[0])
+		if len(again) < total {
+			t.Fatalf("a question repeated is answered with %d datagrams, not %d", len(again), total)
+		}
+		inner, n := h.gather(again, 1280)
+		if ke, ok := wire.Find[*wire.KE](inner, wire.PayloadKE); !ok || !bytes.Equal(ke.Data, before[0].(*wire.KE).Data) {
+			t.Fatal("another answer")
+		}
+		total = max(total, n)
+	}
+	if total < 3 {
+		t.Errorf("the answer is not cut smaller: %d fragments", total)
+	}
+	ke := before[0].(*wire.KE)
+	shared, err := mine.Finish(ke.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response := h.header(wire.ExchangeIKEIntermediate, true, question.MessageID)
+	response.Flags = wire.FlagResponse
+	h.renew(h.whole(question, offer), h.whole(response, ke), shared)
+	h.add(h.methods[1])
+	if !h.authenticate() {
+		t.Errorf("one does not believe the other: %q", b.log)
+	}
+	if sas, _ := b.established(); sas != 1 {
+		t.Errorf("not established: %q", b.log)
 	}
 	b.sound()
 }

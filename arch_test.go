@@ -33,7 +33,7 @@ var house = []layer{
 	{"esp/batch", []string{"esp/batch/camellia"}, []string{"golang.org/x/sys/cpu", "golang.org/x/crypto"}, "jobs times keys, no words of a protocol"},
 	{"esp", []string{"policy", "esp/batch"}, nil, "esp moves packets and decides nothing; tun is joined to it by gateway"},
 	{"ike/wire", nil, nil, "octets to structs, nothing else"},
-	{"ike/keys", []string{"policy", "esp/batch/camellia"}, []string{"filippo.io/bigmod", "golang.org/x/crypto"}, "keyed arithmetic"},
+	{"ike/keys", []string{"policy", "esp/batch/camellia"}, []string{"filippo.io/bigmod", "golang.org/x/crypto", "github.com/cloudflare/circl/kem/mlkem"}, "keyed arithmetic"},
 	{"ike/auth", []string{"policy", "ike/wire", "ike/keys"}, nil, "who somebody is"},
 	{"ike", []string{"policy", "ike/wire"}, nil, "the contract knows no version of IKE"},
 	{"ike/v2", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth"}, nil, "a machine decides; it touches nothing"},

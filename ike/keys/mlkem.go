@@ -22,7 +22,8 @@ const (
 
 type mlkemDraw struct{}
 
-func (mlkemDraw) draw(rand io.Reader) ([]byte, error)       { return drawOctets(rand, mlkemSeedLen) }
+func (mlkemDraw) draw(rand io.Reader) ([]byte, error) { return drawOctets(rand, mlkemSeedLen) }
+
 func (mlkemDraw) drawAnswer(rand io.Reader) ([]byte, error) { return drawOctets(rand, mlkemMessageLen) }
 
 func drawOctets(rand io.Reader, n int) ([]byte, error) {

@@ -63,7 +63,7 @@ func (c *joiner) add(pkt []byte, i *packet.Info) {
 	var found *joint
 	at := 0
 	for n, j := range c.order {
-		if j.key == i.FlowKey {
+		if j.key.Is(&i.FlowKey) {
 			found, at = j, n
 			break
 		}

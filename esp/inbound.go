@@ -127,6 +127,12 @@ func (in *Inbound) arrive(sa *inSA, b []byte, run *Datagrams) {
 	if len(in.arrivals) == openBatch && !in.held {
 		in.flush()
 	}
+	if n := len(in.arrivals); n < cap(in.arrivals) {
+		in.arrivals = in.arrivals[:n+1] // cleared by deliver
+		a := &in.arrivals[n]
+		a.sa, a.esp, a.run = sa, b, run
+		return
+	}
 	in.arrivals = append(in.arrivals, arrival{sa: sa, esp: b, run: run})
 }
 
@@ -190,7 +196,7 @@ func (in *Inbound) screen(sa *inSA, from, to, jobs int) int {
 	for i := from; i < to; i++ {
 		a := &in.arrivals[i]
 		text := len(a.esp) - head - t.icvLen
-		if text < espTrailer || text%t.align != 0 {
+		if text < espTrailer || text&(t.align-1) != 0 {
 			in.drop(sa, DropShort, 1)
 			continue
 		}
@@ -228,7 +234,7 @@ func (in *Inbound) admit(sa *inSA, from, to int) {
 func (in *Inbound) authenticated(sa *inSA, from, to, packets, octets int) {
 	p := in.plane
 	var last *Datagrams
-	for j := from; j < to; j++ {
+	for j := to - 1; j >= from && last == nil; j-- {
 		if in.jobs[j].OK {
 			last = in.arrivals[in.at[j]].run
 		}

@@ -15,7 +15,7 @@ type transform struct {
 	key     batch.Key
 	ivLen   int // in the packet
 	icvLen  int
-	align   int  // of plaintext with its trailer (RFC 4303, section 2.4)
+	align   int  // of plaintext with its trailer (RFC 4303, section 2.4), a power of two
 	counter bool // the IV is the packet counter; else it must be unpredictable
 	// combined: the cipher authenticates by itself, its nonce is salt and IV, and the IV is not in its associated data
 	// (RFC 4106, RFC 4309, RFC 7634).
@@ -35,7 +35,7 @@ func (t *transform) sealedLen(n int) int {
 }
 
 func (t *transform) padded(n int) int {
-	return (n + espTrailer + t.align - 1) / t.align * t.align
+	return (n + espTrailer + t.align - 1) &^ (t.align - 1)
 }
 
 // randomIV says that packets carry IVs nobody may predict (RFC 3602, section 3; RFC 2451, section 3).
@@ -45,10 +45,15 @@ func (t *transform) randomIV() bool { return !t.counter && t.ivLen > 0 }
 func (t *transform) job(job *batch.Job, esp []byte, n int, esn bool, seq uint64) {
 	head := packet.ESPLen + t.ivLen
 	job.Text, job.Tail = esp[head-t.ivInText:head+n], nil
-	copy(job.IV[:], t.salt[:t.saltLen])
-	if t.ivLen > 0 {
+	switch {
+	case t.saltLen == 4 && t.ivLen == 8: // most: lengths that the compiler knows
+		copy(job.IV[:4], t.salt[:])
+		copy(job.IV[4:12], esp[packet.ESPLen:packet.ESPLen+8])
+	case t.ivLen > 0:
+		copy(job.IV[:], t.salt[:t.saltLen])
 		copy(job.IV[t.saltLen:], esp[packet.ESPLen:head])
-	} else {
+	default:
+		copy(job.IV[:], t.salt[:t.saltLen])
 		binary.BigEndian.PutUint64(job.IV[t.saltLen:], seq) // RFC 8750, section 4
 	}
 	switch {

@@ -196,3 +196,12 @@ func TestTransformsDoNotAllocate(t *testing.T) {
 		}
 	}
 }
+
+// Sizes are rounded by masks.
+func TestAlignmentsArePowersOfTwo(t *testing.T) {
+	for _, a := range policy.Algorithms {
+		if align := max(4, a.BlockLen); a.Type == policy.TransformENCR && align&(align-1) != 0 {
+			t.Errorf("%s is aligned to %d", a.Keyword, align)
+		}
+	}
+}

@@ -93,11 +93,7 @@ func sumWords(b []byte, s uint64) uint64 {
 }
 
 func foldTo(s uint64, initial uint16) uint16 {
-	s = s>>32 + s&0xffffffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	s = s>>16 + s&0xffff
-	return AddSum(bits.ReverseBytes16(uint16(s)), initial)
+	return AddSum(bits.ReverseBytes16(fold(s)), initial)
 }
 
 // AddSum adds two sums.
@@ -115,12 +111,25 @@ func UpdateChecksum(sum, from, to uint16) uint16 {
 // and data, is length octets (RFC 9293, section 3.1; RFC 8200, section 8.1). It is what the checksum field holds in
 // a frame that says VirtioNeedsChecksum.
 func PseudoSum(ip []byte, proto byte, length int) uint16 {
-	var s uint16
+	s := uint64(proto) + uint64(uint32(length))
 	if ip[0]>>4 == 4 {
-		s = Sum(ip[12:20], 0)
+		s += words4(ip, 12) + words4(ip, 16)
 	} else {
-		s = Sum(ip[8:40], 0)
+		for at := 8; at < IPv6Len; at += 4 {
+			s += words4(ip, at)
+		}
 	}
-	s = AddSum(s, uint16(proto))
-	return AddSum(AddSum(s, uint16(length>>16)), uint16(length))
+	return fold(s)
+}
+
+// words4 is a word of 32 bits: 2^16 is 1 modulo 2^16-1, so it counts for two of 16.
+func words4(b []byte, at int) uint64 { return uint64(binary.BigEndian.Uint32(b[at:])) }
+
+// fold adds up the 16-bit words of s until one is left.
+func fold(s uint64) uint16 {
+	s = s>>32 + s&0xffffffff
+	s = s>>16 + s&0xffff
+	s = s>>16 + s&0xffff
+	s = s>>16 + s&0xffff
+	return uint16(s)
 }

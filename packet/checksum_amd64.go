@@ -16,12 +16,12 @@ func copySumAVX2(dst, src *byte, n int) uint64
 //go:noescape
 func sumAVX2(src *byte, n int) uint64
 
-// sumWide sums whole blocks of b, and returns how many octets that were; 0 without vectors.
+// sumWide sums b, and returns how many octets of it that were: all but an odd last one; 0 without vectors.
 func sumWide(b []byte) (s uint64, n int) {
 	if !wide || len(b) < wideFrom {
 		return 0, 0
 	}
-	n = min(len(b), wideMost) &^ 63
+	n = min(len(b), wideMost) &^ 1
 	return sumAVX2(&b[0], n), n
 }
 
@@ -30,7 +30,7 @@ func copySumWide(dst, src []byte) (s uint64, n int) {
 	if !wide || len(src) < wideFrom {
 		return 0, 0
 	}
-	n = min(len(src), wideMost) &^ 63
+	n = min(len(src), wideMost) &^ 1
 	_ = dst[n-1]
 	return copySumAVX2(&dst[0], &src[0], n), n
 }

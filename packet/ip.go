@@ -76,7 +76,12 @@ func (p IPv4) FillChecksum() {
 }
 
 // ChecksumOK verifies the header checksum.
-func (p IPv4) ChecksumOK() bool { return Sum(p[:p.HeaderLen()], 0) == 0xffff }
+func (p IPv4) ChecksumOK() bool {
+	if p[0]&0x0f != IPv4Len/4 {
+		return Sum(p[:p.HeaderLen()], 0) == 0xffff
+	}
+	return fold(words4(p, 0)+words4(p, 4)+words4(p, 8)+words4(p, 12)+words4(p, 16)) == 0xffff
+}
 
 // IPv6 is a packet that begins with an IPv6 header, 40 octets.
 type IPv6 []byte

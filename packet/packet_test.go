@@ -379,3 +379,79 @@ func TestParseMobilityHeader(t *testing.T) {
 		}
 	}
 }
+
+// Every octet of a key, and nothing else, makes another flow.
+func TestFlowKeysAreTheSameIfAllIs(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a := FlowKey{SrcPort: rapid.Uint16().Draw(t, "port"), Protocol: ProtoTCP, Version: 4, HasPorts: true}
+		copy(a.Src[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "src"))
+		copy(a.Dst[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "dst"))
+		b := a
+		if !a.Is(&b) {
+			t.Fatal("a key is not itself")
+		}
+		for i := range 16 {
+			for _, octet := range []*byte{&b.Src[i], &b.Dst[i]} {
+				*octet ^= 1 << (i % 8)
+				if a.Is(&b) {
+					t.Fatalf("octet %d of an address makes no difference", i)
+				}
+				*octet ^= 1 << (i % 8)
+			}
+		}
+		for i, change := range []func(*FlowKey){
+			func(k *FlowKey) { k.SrcPort++ },
+			func(k *FlowKey) { k.DstPort++ },
+			func(k *FlowKey) { k.Protocol++ },
+			func(k *FlowKey) { k.Version = 6 },
+			func(k *FlowKey) { k.HasPorts = false },
+		} {
+			if b = a; !a.Is(&b) {
+				t.Fatal("a key is not its copy")
+			}
+			if change(&b); a.Is(&b) {
+				t.Fatalf("change %d makes no difference", i)
+			}
+		}
+	})
+}
+
+// The header's own check, with options and without, finds every wrong bit.
+func TestIPv4ChecksumFindsEveryWrongBit(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		words := rapid.IntRange(5, 15).Draw(t, "words")
+		p := IPv4(rapid.SliceOfN(rapid.Byte(), 60, 60).Draw(t, "header"))
+		p[0] = 0x40 | byte(words)
+		p.FillChecksum()
+		if !p.ChecksumOK() {
+			t.Fatal("a right checksum is refused")
+		}
+		for bit := 4; bit < 32*words; bit++ {
+			if bit == 4 {
+				bit = 8 // not the header's length
+			}
+			p[bit/8] ^= 1 << (bit % 8)
+			if p.ChecksumOK() {
+				t.Fatalf("bit %d is wrong, and nobody finds it", bit)
+			}
+			p[bit/8] ^= 1 << (bit % 8)
+		}
+	})
+}
+
+func TestPseudoSumIsThatOfItsOctets(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ip := rapid.SliceOfN(rapid.OneOf(rapid.Byte(), rapid.Just(byte(0xff))), 40, 40).Draw(t, "ip")
+		proto, length := rapid.Byte().Draw(t, "protocol"), rapid.IntRange(0, 1<<20).Draw(t, "length")
+		ip[0] = ip[0]&0x0f | 0x40
+		addresses := ip[12:20]
+		if rapid.Bool().Draw(t, "v6") {
+			ip[0] = ip[0]&0x0f | 0x60
+			addresses = ip[8:40]
+		}
+		pseudo := binary.BigEndian.AppendUint32(bytes.Clone(addresses), uint32(length))
+		if got, want := PseudoSum(ip, proto, length), naiveSum(append(pseudo, 0, 0, 0, proto)); !same(got, want) {
+			t.Fatalf("sum %#x, want %#x", got, want)
+		}
+	})
+}

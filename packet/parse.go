@@ -40,6 +40,14 @@ func (k *FlowKey) addr(a *[16]byte) netip.Addr {
 	return netip.AddrFrom16(*a)
 }
 
+// Is says whether both are the same flow, as == does, which takes a call for so many octets.
+func (k *FlowKey) Is(o *FlowKey) bool {
+	word := binary.LittleEndian.Uint64
+	return word(k.Src[:]) == word(o.Src[:]) && word(k.Dst[:]) == word(o.Dst[:]) &&
+		k.SrcPort == o.SrcPort && k.DstPort == o.DstPort && k.Protocol == o.Protocol && k.Version == o.Version && k.HasPorts == o.HasPorts &&
+		word(k.Src[8:]) == word(o.Src[8:]) && word(k.Dst[8:]) == word(o.Dst[8:])
+}
+
 // Hash spreads flows over a table. It is no defence against somebody who chooses addresses to collide; what uses it
 // must only become slower by that.
 func (k *FlowKey) Hash() uint32 {
@@ -90,10 +98,12 @@ func parse4(b []byte, p *Info) error {
 	case total < hl || total > len(b):
 		return ErrLength
 	}
-	*p = Info{Length: total, Transport: hl, Options: hl > IPv4Len, TOS: b[1], HopLimit: b[8]}
+	*p = Info{}
+	p.Length, p.Transport, p.Options, p.TOS, p.HopLimit = total, hl, hl > IPv4Len, b[1], b[8]
 	p.Version, p.Protocol = 4, b[9]
-	copy(p.Src[:4], b[12:16])
-	copy(p.Dst[:4], b[16:20])
+	// Written in the words that [FlowKey.Is] reads, the processor need not wait until they are in the cache.
+	binary.LittleEndian.PutUint64(p.Src[:], uint64(binary.LittleEndian.Uint32(b[12:])))
+	binary.LittleEndian.PutUint64(p.Dst[:], uint64(binary.LittleEndian.Uint32(b[16:])))
 	frag := binary.BigEndian.Uint16(b[6:]) & 0x3fff
 	p.Fragment = frag != 0
 	if frag&0x1fff == 0 {

@@ -14,7 +14,8 @@ func newCheck() *cobra.Command {
 		Use:   "check FILE...",
 		Short: "find every fault in configuration files",
 		Long: `Reads the files as one configuration, as coati run would, and prints every fault as file:line: message. A file
-is Coati's own, a script of setkey's or a racoon.conf; what of the latter was not carried over is said as "lost". What a run would do to this machine, or would miss in it, is said in notes.`,
+is Coati's own, a script of setkey's, a racoon.conf, an ipsec.conf or an ipsec.secrets; what of another program's file
+was not carried over is said as "lost". What a run would do to this machine, or would miss in it, is said in notes.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			from, err := newSources(cmd, files)

@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -15,8 +17,9 @@ import (
 
 // sources are the configuration files of one gateway, by format.
 type sources struct {
-	native, scripts, racoon []string
-	static                  bool // fixed keys of counter modes are taken
+	native, scripts, racoon, ipsec, secrets []string
+
+	static bool // fixed keys of counter modes are taken
 
 	// latest is what the scripts said when everything was last read.
 	latest *legacy.Script
@@ -32,6 +35,8 @@ type format struct {
 var formats = []format{
 	{"setkey", legacy.LooksLikeSetkey, func(s *sources) *[]string { return &s.scripts }},
 	{"racoon", legacy.LooksLikeRacoon, func(s *sources) *[]string { return &s.racoon }},
+	{"ipsec.conf", legacy.LooksLikeIPsec, func(s *sources) *[]string { return &s.ipsec }},
+	{"ipsec.secrets", legacy.LooksLikeSecrets, func(s *sources) *[]string { return &s.secrets }},
 	{"native", nil, func(s *sources) *[]string { return &s.native }},
 }
 
@@ -75,7 +80,7 @@ func newSources(cmd *cobra.Command, files []string) (*sources, error) {
 }
 
 // negotiates says whether any of the files may ask for IKE.
-func (s *sources) negotiates() bool { return len(s.native)+len(s.racoon) > 0 }
+func (s *sources) negotiates() bool { return len(s.native)+len(s.racoon)+len(s.ipsec) > 0 }
 
 // load reads everything. What of it belongs together is there as a whole, or not at all.
 func (s *sources) load() (*config.Config, *legacy.Script, []config.Fault) {
@@ -133,7 +138,50 @@ func (s *sources) convert(script *legacy.Script) ([]*legacy.Converted, *legacy.S
 			script = c.Script
 		}
 	}
+	for _, name := range s.ipsec {
+		data, err := readScript(name)
+		if err != nil {
+			faults = append(faults, config.Fault{File: name, Message: err.Error()})
+			continue
+		}
+		files, more := legacy.ParseIPsec(name, data, s.secrets, disk)
+		faults = append(faults, more...)
+		if files == nil {
+			continue
+		}
+		c, more := files.Convert(thisHost(), disk)
+		faults = append(faults, more...)
+		if c != nil {
+			out = append(out, c)
+		}
+	}
+	if len(s.secrets) > 0 && len(s.ipsec) == 0 {
+		faults = append(faults, config.Fault{File: s.secrets[0], Message: "is for an ipsec.conf: name that too"})
+	}
 	return out, script, faults
+}
+
+// thisHost is what an ipsec.conf has to know of the machine.
+func thisHost() legacy.Host {
+	own := map[netip.Addr]bool{}
+	if all, err := net.InterfaceAddrs(); err == nil {
+		for _, a := range all {
+			if p, err := netip.ParsePrefix(a.String()); err == nil {
+				own[p.Addr().Unmap()] = true
+			}
+		}
+	}
+	return legacy.Host{Own: func(a netip.Addr) bool { return own[a] }, Source: sourceFor}
+}
+
+// sourceFor asks the routing table; nothing is sent.
+func sourceFor(peer netip.Addr) netip.Addr {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer, 500)))
+	if err != nil {
+		return netip.Addr{}
+	}
+	defer func() { _ = c.Close() }()
+	return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap()
 }
 
 // manual is what the scripts said when everything was last read; empty, not nil, where there are scripts that say nothing.

@@ -21,7 +21,7 @@ func newConvert() *cobra.Command {
 		Use:   "convert FILE...",
 		Short: "write Coati's own file for those of other programs",
 		Long: `Reads the files as coati run would, and prints Coati's own file for them: a racoon.conf with the setkey scripts
-that have its policies. What could not be carried over is said as "lost" on stderr, as file:line: directive: message.
+that have its policies, an ipsec.conf with its secrets. What could not be carried over is said as "lost" on stderr, as file:line: directive: message.
 
 Keys are never part of the file. With --output they are written to files of their own beside it, which only their
 owner may read; without, it is said where each of them stands. No file is ever overwritten.`,

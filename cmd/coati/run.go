@@ -23,10 +23,11 @@ func newRun() *cobra.Command {
 		Long: `Runs the gateway in the foreground until SIGTERM or SIGINT, and then tells all peers and leaves nothing
 behind: no device, route, rule or sysctl. SIGHUP reads the configuration again and changes only what changed.
 
-A file is Coati's own, a script of setkey's, or a racoon.conf, told apart by what is in them. A script's
+A file is Coati's own, a script of setkey's, a racoon.conf, an ipsec.conf or an ipsec.secrets, told apart by what is in them. A script's
 associations have manual keys, and it begins with none but those it adds; where all files are scripts nothing is
 ever negotiated. A racoon.conf negotiates for the policies of the scripts beside it that need associations:
-coati run --config racoon.conf --config ipsec-tools.conf.
+coati run --config racoon.conf --config ipsec-tools.conf. The secrets of an ipsec.conf are in the
+ipsec.secrets beside it, where no other is named.
 
 It needs root, or CAP_NET_ADMIN and CAP_NET_RAW, and /dev/net/tun. The log is text on stderr.`,
 		Args: cobra.NoArgs,

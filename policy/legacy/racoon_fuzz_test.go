@@ -73,3 +73,49 @@ func FuzzRacoon(f *testing.F) {
 		}
 	})
 }
+
+// Whatever ipsec.conf and ipsec.secrets hold, reading them ends; what comes of them is a native file, or a fault says why not.
+func FuzzIPsec(f *testing.F) {
+	f.Add(plutoConf, plutoSecrets)
+	f.Add("conn %default\n keyexchange=ikev1\nconn a\n left=%defaultroute\n right=b.example\n also=x\n auto=route\n dpdaction=restart\n esp=aes_gcm256-dh19!\nconn x\n rightsubnets={10.0.0.0/8 fd00::/8}\n leftprotoport=17/1701\n", "@a %any : PSK 0x01\ninclude /etc/ipsec.secrets\n")
+	f.Add("include /etc/ipsec.c*\nca c\n cacert=x\nconfig setup\n ikeport=501\n uniqueids=never\n keep_alive=1m\n", ": RSA { a\n }\n2001:db8:: : PSK \"\n")
+	f.Add("conn a\n left=192.0.2.1\n right=%any\n authby=rsasig\n leftcert=c\n rightcert=d\n auto=add\n rightid=C=CH\n", ": ECDSA k.pem\n")
+	f.Add("\x00=\"\n =\n=", "::\x00")
+	f.Fuzz(func(t *testing.T, conf, secrets string) {
+		LooksLikeIPsec([]byte(conf))
+		LooksLikeSecrets([]byte(secrets))
+		disk := aDisk(map[string]string{"/etc/ipsec.conf": conf, "/etc/ipsec.secrets": secrets})
+		r, faults := ParseIPsec("/etc/ipsec.conf", []byte(conf), nil, disk)
+		readable(t, faults)
+		if (r == nil) != config.Failed(faults) {
+			t.Fatalf("a configuration and faults, or neither: %v", faults)
+		}
+		if r == nil {
+			return
+		}
+		c, faults := r.Convert(atHome("192.0.2.1"), disk)
+		readable(t, faults)
+		if (c == nil) != config.Failed(faults) {
+			t.Fatalf("a file and faults, or neither: %v", faults)
+		}
+		if c == nil {
+			return
+		}
+		if n := strings.Count(string(c.Text), "\n"); n != len(c.Origin) {
+			t.Fatalf("%d lines have %d places", n, len(c.Origin))
+		}
+		if strings.Contains(string(c.Text), "-file = \"/") { // the fuzzer is not to open devices
+			return
+		}
+		cfg, faults := config.LoadWith(nil, []config.Foreign{c.Foreign})
+		readable(t, faults)
+		if (cfg == nil) != config.Failed(faults) {
+			t.Fatalf("a configuration and faults, or neither: %v", faults)
+		}
+		for _, f := range faults {
+			if strings.Contains(f.Message, "TOML") || strings.Contains(f.Message, "unknown key") && !strings.Contains(f.Message, `"aggressive"`) {
+				t.Errorf("what was written cannot be read: %v\n%s", f, c.Text)
+			}
+		}
+	})
+}

@@ -225,5 +225,5 @@ func (l *racoonLexer) quoted() (token, bool) {
 
 // isName says whether a word looks like a directive's, and can be repeated in a message.
 func isName(s string) bool {
-	return len(s) <= 30 && s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_0123456789-") == "" && (s[0] < '0' || s[0] > '9')
+	return len(s) <= 40 && s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_0123456789-") == "" && (s[0] < '0' || s[0] > '9')
 }

@@ -27,7 +27,7 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := execute(ctx, asSetkey(os.Args), os.Stdout, os.Stderr)
+	code := execute(ctx, asLink(os.Args), os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
@@ -98,7 +98,7 @@ variable COATI_SOCKET names.`,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.PersistentFlags().String("control", "", "path of the control socket (COATI_SOCKET; default "+control.DefaultSocket+")")
-	root.AddCommand(newRun(), newCheck(), newConvert(), newStatus(), newUp(), newDown(), newRekey(), newReload(), newVersion(), newMan(), newBench(), newSetkey())
+	root.AddCommand(newRun(), newCheck(), newConvert(), newStatus(), newUp(), newDown(), newRekey(), newReload(), newVersion(), newMan(), newBench(), newSetkey(), newRacoonctl(), newIpsec())
 	return root
 }
 

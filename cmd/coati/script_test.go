@@ -17,7 +17,7 @@ import (
 // The stories of testdata/script run the program as people do. Those that need root make network namespaces of their
 // own, which end with them.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"coati": main, "setkey": main, "holdport": holdPort})
+	testscript.Main(m, map[string]func(){"coati": main, "setkey": main, "racoonctl": main, "ipsec": main, "holdport": holdPort})
 }
 
 func TestStories(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,10 +14,13 @@ import (
 	"coati/policy/legacy"
 )
 
-// asSetkey are the arguments of a program that was called by the name setkey: those of coati setkey.
-func asSetkey(args []string) []string {
-	if filepath.Base(args[0]) == "setkey" {
-		return append([]string{"setkey"}, args[1:]...)
+// links are other programs by whose names this one may be called.
+var links = []string{"setkey", "racoonctl", "ipsec"}
+
+// asLink are the arguments of a program that was called by such a name: those of the sub-command.
+func asLink(args []string) []string {
+	if name := filepath.Base(args[0]); slices.Contains(links, name) {
+		return append([]string{name}, args[1:]...)
 	}
 	return args[1:]
 }

@@ -58,7 +58,7 @@ var ipsecRows = slices.Concat([]row{
 	{"conn", "replay-window", supported, "as replay_window"},
 	{"conn", "sha2-truncbug", supported, "yes: sha256-96"},
 	{"conn", "sha2_truncbug", supported, "as sha2-truncbug"},
-	{"conn", "aggressive", supported, "no; yes as far as this coati has aggressive mode"},
+	{"conn", "aggressive", supported, "yes, no, for IKEv1"},
 	{"conn", "aggrmode", supported, "as aggressive"},
 	{"conn", "compress", supported, "no; yes is lost: packets are never compressed"},
 	{"conn", "esn", supported, "yes, no, either, for IKEv2"},

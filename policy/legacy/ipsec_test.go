@@ -231,8 +231,13 @@ func TestSecretsAreForThoseTheyName(t *testing.T) {
 		t.Fatal(p.list)
 	}
 	for _, c := range []struct{ us, them, want string }{
-		{"192.0.2.1", "192.0.2.3", "three"}, {"192.0.2.3", "192.0.2.1", "three"}, {"192.0.2.5", "192.0.2.2", "peer"}, {"192.0.2.1", "192.0.2.7", "ours"},
-		{"192.0.2.7", "192.0.2.8", "all"}, {"2001:db8::2", "2001:db8::1", "six"}, {"fqdn:b.example", "fqdn:a.example", "names"},
+		{"192.0.2.1", "192.0.2.3", "three"},
+		{"192.0.2.3", "192.0.2.1", "three"},
+		{"192.0.2.5", "192.0.2.2", "peer"},
+		{"192.0.2.1", "192.0.2.7", "ours"},
+		{"192.0.2.7", "192.0.2.8", "all"},
+		{"2001:db8::2", "2001:db8::1", "six"},
+		{"fqdn:b.example", "fqdn:a.example", "names"},
 	} {
 		s := findSecret(p.out, []string{"PSK"}, []string{c.us}, []string{c.them})
 		if s == nil || string(s.secret.Reveal()) != c.want {

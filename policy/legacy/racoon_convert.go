@@ -360,13 +360,12 @@ func (r *racoonRemote) dpdPlace() config.Place {
 }
 
 func (c *racoonConversion) mode(r *racoonRemote) {
-	if len(r.modes) == 0 || r.modes[0] == "main" {
-		if len(r.modes) > 1 {
-			c.lost(r.modesAt, "aggressive: only the first mode is used")
-		}
-		return
+	if len(r.modes) > 1 {
+		c.lost(r.modesAt, "one mode is used, and answered: the first")
 	}
-	c.fault(r.modesAt, "aggressive: only main mode is there yet")
+	if len(r.modes) > 0 && r.modes[0] == "aggressive" {
+		c.line(r.modesAt, "aggressive = true")
+	}
 }
 
 // phase1 writes proposals and lifetime.

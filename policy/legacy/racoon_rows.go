@@ -39,7 +39,7 @@ var racoonRows = []row{
 	{"listen", "adminsock", lost, "coati's control socket is another: see coati run --control"},
 
 	{"remote", "remote_address", supported, "the address of a remote that has a name"},
-	{"remote", "exchange_mode", supported, "main and aggressive; what is not the first is lost, base is refused"},
+	{"remote", "exchange_mode", supported, "main and aggressive, the first of several; base is refused"},
 	{"remote", "doi", supported, "ipsec_doi, as it always is"},
 	{"remote", "situation", supported, "identity_only, as it always is"},
 	{"remote", "my_identifier", supported, "address, fqdn, user_fqdn, keyid, asn1dn"},

@@ -35,8 +35,9 @@ var house = []layer{
 	{"ike/wire", nil, nil, "octets to structs, nothing else"},
 	{"ike/keys", []string{"policy", "esp/batch/camellia"}, []string{"filippo.io/bigmod", "golang.org/x/crypto", "github.com/cloudflare/circl/kem/mlkem"}, "keyed arithmetic"},
 	{"ike/auth", []string{"policy", "ike/wire", "ike/keys"}, nil, "who somebody is"},
+	{"ike/eap", []string{"policy"}, []string{"golang.org/x/crypto/md4"}, "a packet in, a packet out: it knows no IKE"},
 	{"ike", []string{"policy", "ike/wire"}, nil, "the contract knows no version of IKE"},
-	{"ike/v2", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth"}, nil, "a machine decides; it touches nothing"},
+	{"ike/v2", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth", "ike/eap"}, nil, "a machine decides; it touches nothing"},
 	{"ike/v1", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth"}, nil, "a machine decides; it touches nothing"},
 	{"ike/sim", []string{"policy", "ike/**"}, nil, "simulated ends share nothing but datagrams"},
 	{"tun", nil, []string{"golang.org/x/sys", "golang.org/x/net", "golang.zx2c4.com/wireguard", "github.com/vishvananda/netlink", "github.com/vishvananda/netns", "github.com/google/nftables", "github.com/mdlayher/netlink"}, "tun touches the machine and knows no IPsec"},
@@ -49,7 +50,7 @@ var house = []layer{
 }
 
 // pure packages take time as an argument, randomness by injection, and give I/O back as data.
-var pure = []string{"ike", "ike/v1", "ike/v2", "ike/keys", "ike/auth", "ike/wire", "ike/sim"}
+var pure = []string{"ike", "ike/v1", "ike/v2", "ike/keys", "ike/auth", "ike/eap", "ike/wire", "ike/sim"}
 
 // excepted names what a pure package may do all the same.
 var excepted = map[string]string{

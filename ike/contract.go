@@ -201,7 +201,7 @@ type Job struct {
 // Ask is a question about the world. Its answer comes back as Answer.
 type Ask struct {
 	ID   AskID
-	What any // AskPath
+	What any // AskPath, AskRADIUS
 }
 
 // AskPath wants the addresses for a conversation with a peer: the peer's, resolved if it is a name, and ours on the way to
@@ -214,6 +214,37 @@ type AskPath struct {
 
 // PathAnswer answers AskPath. Both addresses are of one family.
 type PathAnswer struct{ Local, Remote netip.Addr }
+
+// AskRADIUS takes one EAP packet of a peer to a RADIUS server (RFC 3579). The answer is a RADIUSAnswer; an error says that none
+// answered, or not as one who knows the secret.
+type AskRADIUS struct {
+	Servers []netip.AddrPort // asked in this order; with State only the one numbered Server
+	Secret  policy.Secret
+	Server  int
+	State   []byte // of that server's latest answer
+	User    string
+	EAP     []byte
+	Peer    netip.AddrPort
+	Local   netip.Addr // ours in the conversation with the peer
+	NAS     string     // who we are
+}
+
+// RADIUSCode is what a RADIUS server decided (RFC 2865, section 3).
+type RADIUSCode uint8
+
+const (
+	RADIUSAccept    RADIUSCode = 2
+	RADIUSReject    RADIUSCode = 3
+	RADIUSChallenge RADIUSCode = 11
+)
+
+// RADIUSAnswer answers AskRADIUS.
+type RADIUSAnswer struct {
+	Server     int // which answered
+	Code       RADIUSCode
+	EAP, State []byte        // nil: there is none
+	MSK        policy.Secret // with RADIUSAccept, if the method made one
+}
 
 // Reply ends a Command. A nil Err is success.
 type Reply struct {

@@ -29,6 +29,7 @@ type Engine struct {
 	byPeer    map[string][]*entry // established, by tunnel and identity
 	jobOwner  map[JobID]jobRef
 	askOwner  map[AskID]*tunnel
+	askedBy   map[AskID]*entry // asks of machines
 	saOwner   map[policy.SAID]*entry
 	changes   []changeOwner // of the latest Handle
 	tunnels   map[string]*tunnel
@@ -91,7 +92,7 @@ func NewEngine(c Config) *Engine {
 	}
 	e := &Engine{
 		protocols: map[uint8]Protocol{}, entries: map[uint64]*entry{}, initial: map[[16]byte]*entry{}, halfOpen: map[netip.Addr]int{},
-		byPeer: map[string][]*entry{}, jobOwner: map[JobID]jobRef{}, askOwner: map[AskID]*tunnel{}, saOwner: map[policy.SAID]*entry{},
+		byPeer: map[string][]*entry{}, jobOwner: map[JobID]jobRef{}, askOwner: map[AskID]*tunnel{}, askedBy: map[AskID]*entry{}, saOwner: map[policy.SAID]*entry{},
 		tunnels: map[string]*tunnel{}, byRemote: map[netip.Addr][]*policy.PeerTunnel{}, byPolicy: map[policy.PolicyID]childRef{}, accepted: map[acceptedBy][]policy.Proposal{},
 	}
 	for _, p := range c.Protocols {
@@ -138,12 +139,19 @@ func (e *Engine) handle(now time.Time, ev Event, out *Out) error {
 			if ref.half {
 				e.halfJobs--
 			}
+			if late, ok := ref.e.sa.(interface{ Late(JobDone) }); ok && ref.e.gone {
+				late.Late(ev)
+			}
 			return e.run(now, ref.e, ev, out)
 		}
 	case Answer:
 		if t := e.askOwner[ev.ID]; t != nil {
 			delete(e.askOwner, ev.ID)
 			return t.answer(e, now, ev, out)
+		}
+		if en := e.askedBy[ev.ID]; en != nil {
+			delete(e.askedBy, ev.ID)
+			return e.run(now, en, ev, out)
 		}
 	case ChangeFailed:
 		// The caller reports a failure before it handles anything else, so only the latest owners are kept.
@@ -225,9 +233,9 @@ func (e *Engine) add(sa SA, now time.Time) *entry {
 }
 
 // mark remembers how much of an Out is there already, so that what a machine adds can be told apart.
-type mark struct{ jobs, changes int }
+type mark struct{ jobs, changes, asks int }
 
-func markOf(out *Out) mark { return mark{len(out.Jobs), len(out.Changes)} }
+func markOf(out *Out) mark { return mark{len(out.Jobs), len(out.Changes), len(out.Asks)} }
 
 func (e *Engine) runSA(now time.Time, id policy.SAID, ev Event, out *Out) error {
 	if en := e.saOwner[id]; en != nil {
@@ -254,6 +262,11 @@ func (e *Engine) after(now time.Time, en *entry, m mark, out *Out) error {
 		e.jobOwner[j.ID] = ref
 		if ref.half {
 			e.halfJobs++
+		}
+	}
+	for _, a := range out.Asks[m.asks:] {
+		if e.askOwner[a.ID] == nil {
+			e.askedBy[a.ID] = en
 		}
 	}
 	for _, c := range out.Changes[m.changes:] {

@@ -22,7 +22,8 @@ func LocalIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 // anything, since the key alone names it.
 func RemoteIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
 	switch {
-	case t.RemoteAuth == policy.ByNobody:
+	case t.RemoteAuth == policy.ByNobody, t.RemoteAuth == policy.ByEAP && t.RemoteID.IsZero() && t.EAP.Serves():
+		// Of who authenticates by EAP, the identity of EAP counts (RFC 7296, section 2.16).
 		return policy.Identity{Type: policy.IDAnyOne}
 	case !t.RemoteID.IsZero():
 		return t.RemoteID

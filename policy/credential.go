@@ -20,9 +20,10 @@ const (
 	ByCert                    // a signature, with an X.509 certificate for its key
 	ByPublicKey               // a signature by a key that is known, without certificate (RFC 7670)
 	ByNobody                  // not at all (RFC 7619)
+	ByEAP                     // by EAP (RFC 7296, section 2.16): the initiator; the responder too if it is by EAP alone (RFC 5998)
 )
 
-func (b AuthBy) String() string { return [...]string{"psk", "cert", "pubkey", "null"}[b&3] }
+func (b AuthBy) String() string { return [...]string{"psk", "cert", "pubkey", "null", "eap"}[b] }
 
 // Signs says whether it is by signature.
 func (b AuthBy) Signs() bool { return b == ByCert || b == ByPublicKey }

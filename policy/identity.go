@@ -20,6 +20,7 @@ const (
 	IDDN     IDType = 9 // ID_DER_ASN1_DN
 	IDKeyID  IDType = 11
 	IDNull   IDType = 13  // RFC 7619: nobody; no octets
+	IDUser   IDType = 254 // the identity that EAP proved; never on the wire
 	IDAnyOne IDType = 255 // matches every identity; never on the wire
 )
 
@@ -159,6 +160,11 @@ func (id Identity) String() string {
 		}
 	case IDNull:
 		return "nobody"
+	case IDUser:
+		if printable(id.Data) {
+			return "eap:" + string(id.Data)
+		}
+		return "eap:0x" + hex.EncodeToString(id.Data)
 	case IDKeyID:
 		if printable(id.Data) && !bytes.HasPrefix(id.Data, []byte("0x")) {
 			return "keyid:" + string(id.Data)

@@ -88,6 +88,7 @@ type PeerTunnel struct {
 	PSK                   Secret
 	Credential            *Credential // if we sign
 	Trust                 *Trust      // if the peer does
+	EAP                   *EAP        // if either is ByEAP
 	IKE                   []Proposal
 	Start                 Start
 	Encap                 EncapMode
@@ -128,12 +129,12 @@ type Child struct {
 // SamePeer says whether an IKE SA made for one tunnel serves the other as well: they differ in timers, in what follows their
 // end, and in children, if in anything.
 func (t *PeerTunnel) SamePeer(o *PeerTunnel) bool {
-	if !t.Credential.Equal(o.Credential) || !t.Trust.Equal(o.Trust) {
+	if !t.Credential.Equal(o.Credential) || !t.Trust.Equal(o.Trust) || !t.EAP.Equal(o.EAP) {
 		return false
 	}
 	a, b := *t, *o
 	for _, x := range []*PeerTunnel{&a, &b} {
-		x.Credential, x.Trust = nil, nil
+		x.Credential, x.Trust, x.EAP = nil, nil, nil
 		x.Start, x.DPD, x.Keepalive, x.Lifetime, x.Reauth, x.Unique, x.OnDead, x.OnClose, x.Children = 0, 0, 0, 0, 0, 0, 0, 0, nil
 	}
 	return reflect.DeepEqual(a, b)

@@ -37,6 +37,8 @@ type Host struct {
 	NoRoute string
 	// Names are the addresses of host names.
 	Names map[string]netip.Addr
+	// RADIUS answers the questions to RADIUS servers; nil: none does.
+	RADIUS func(ike.AskRADIUS) (ike.RADIUSAnswer, error)
 	// JobDelay is how long a job takes. One is computed at a time, in the order they came.
 	JobDelay time.Duration
 	// Err is the first error of the machines themselves.
@@ -312,6 +314,10 @@ func (h *Host) perform(out *ike.Out) {
 		})
 	}
 	for _, a := range out.Asks {
+		if q, ok := a.What.(ike.AskRADIUS); ok {
+			h.askRADIUS(a.ID, q)
+			continue
+		}
 		ask := a.What.(ike.AskPath)
 		remote := ask.Remote
 		if h.NoRoute != "" {
@@ -330,6 +336,26 @@ func (h *Host) perform(out *ike.Out) {
 	for _, m := range more {
 		h.perform(m)
 	}
+}
+
+// radiusDelay is how long a RADIUS server takes to answer, radiusPatience how long nobody does.
+const (
+	radiusDelay    = 20 * time.Millisecond
+	radiusPatience = 14 * time.Second
+)
+
+func (h *Host) askRADIUS(id ike.AskID, q ike.AskRADIUS) {
+	answer, delay := ike.Answer{ID: id, Err: errors.New("no RADIUS server answers")}, radiusPatience
+	if h.RADIUS != nil {
+		v, err := h.RADIUS(q)
+		answer, delay = ike.Answer{ID: id, Value: v, Err: err}, radiusDelay
+	}
+	life := h.life
+	h.world.After(delay, func() {
+		if h.alive && h.life == life {
+			h.handle(answer)
+		}
+	})
 }
 
 // Said reports whether a line of the log contains all the words.

@@ -90,6 +90,7 @@ func Scenarios() []Scenario {
 				}
 			},
 		},
+		eapScenario(rekey),
 		{
 			Name: "crossing", About: "rekeys from both ends at once under traffic, on a network that only reorders", Pairs: 1, Chaos: 20 * time.Second, Every: 700 * time.Millisecond,
 			Network: Network{Jitter: 8 * time.Millisecond}, Act: rekey, Lossless: true,

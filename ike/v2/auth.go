@@ -44,6 +44,10 @@ func (s *sa) initResponse() []byte {
 // sendAuth proves who we are, and goes on when that is done.
 func (s *sa) sendAuth() {
 	id := idPayload(false, s.localID)
+	if s.tunnel.LocalAuth == policy.ByEAP {
+		s.sendProof(id, nil)
+		return
+	}
 	s.prove(s.tunnel, id, func(proof []wire.Payload, err error) {
 		if err != nil {
 			s.spoiled(err)
@@ -53,14 +57,15 @@ func (s *sa) sendAuth() {
 	})
 }
 
-// sendProof says who we are and asks for the first child.
+// sendProof says who we are and asks for the first child. Without proof we ask for EAP.
 func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
-	payloads := append([]wire.Payload{id}, proof[:len(proof)-1]...)
+	more := max(len(proof)-1, 0)
+	payloads := append([]wire.Payload{id}, proof[:more]...)
 	payloads = append(payloads, certRequest(s.tunnel)...)
 	if want := s.tunnel.RemoteID; !want.IsZero() && want.Type != policy.IDAnyOne {
 		payloads = append(payloads, idPayload(true, want))
 	}
-	payloads = append(payloads, proof[len(proof)-1])
+	payloads = append(append(payloads, proof[more:]...), s.eapOnly()...)
 	if s.renews && s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: renewID})
 	}
@@ -180,11 +185,11 @@ func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payl
 	s.openWanted()
 }
 
-// authIncomplete refuses what lacks payloads: EAP and childless initiation are not offered here.
+// authIncomplete refuses what lacks payloads: childless initiation is not offered here.
 func (s *sa) authIncomplete(m *message) {
 	err := fmt.Errorf("IKE_AUTH lacks payloads it must have: it has %s", payloadNames(m))
 	if !authP.in(m) && idi.in(m) {
-		err = errors.New("the peer wants to authenticate by EAP, which no tunnel here offers")
+		err = errors.New("the peer wants to authenticate by EAP without a child, which no tunnel here offers")
 		s.refused("peer is not who it must be", err)
 		s.refuse(wire.NotifyAuthenticationFailed, nil)
 	} else {
@@ -275,6 +280,16 @@ func agrees(t *policy.PeerTunnel, p policy.Proposal) bool {
 
 // authAnswered checks who the peer is, and takes the child it answered with.
 func (s *sa) authAnswered(m *message) {
+	s.checkResponder(m, func(err error) {
+		if err == nil && s.tunnel.LocalAuth == policy.ByEAP {
+			err = errors.New("the peer lets us in without EAP: compare auth with its configuration")
+		}
+		s.answerChecked(m, err)
+	})
+}
+
+// checkResponder checks who the peer is.
+func (s *sa) checkResponder(m *message, then func(error)) {
 	idr, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDr)
 	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	s.remoteID = policyIdentity(idr)
@@ -291,12 +306,12 @@ func (s *sa) authAnswered(m *message) {
 		err = fmt.Errorf("the peer says it is %s, tunnel %s expects %s: see remote-id", s.remoteID, s.tunnel.Name, want)
 	case s.tunnel.RemoteAuth.Signs():
 		s.phase = phaseAuthCheck
-		s.believe(s.claim(m, idr, proof), []*policy.PeerTunnel{s.tunnel}, func(_ *policy.PeerTunnel, err error) { s.answerChecked(m, err) })
+		s.believe(s.claim(m, idr, proof), []*policy.PeerTunnel{s.tunnel}, func(_ *policy.PeerTunnel, err error) { then(err) })
 		return
 	case !s.knowsKey(s.tunnel, proof, s.signed(false, idr)):
 		err = fmt.Errorf("the peer %s has another pre-shared key than tunnel %s: see psk-file", s.remoteID, s.tunnel.Name)
 	}
-	s.answerChecked(m, err)
+	then(err)
 }
 
 // answerChecked takes the child of an answer whose sender is who it says, or else tells it so.
@@ -352,6 +367,7 @@ func (s *sa) established(initialContact bool) {
 	}
 	s.halfOpenUntil = zeroTime
 	s.dropBranches()
+	s.closeEAP()
 	s.start.wipe()
 	s.startKeepalive()
 	s.startLifetime()

@@ -160,12 +160,12 @@ func (s *sa) believe(c *auth.Claim, tunnels []*policy.PeerTunnel, then func(*pol
 
 // expected says in words how a tunnel's peer must authenticate.
 func expected(by policy.AuthBy) string {
-	return map[policy.AuthBy]string{policy.ByPSK: "a pre-shared key", policy.ByCert: "a certificate", policy.ByPublicKey: "a public key", policy.ByNobody: "no authentication"}[by]
+	return map[policy.AuthBy]string{policy.ByPSK: "a pre-shared key", policy.ByCert: "a certificate", policy.ByPublicKey: "a public key", policy.ByNobody: "no authentication", policy.ByEAP: "EAP"}[by]
 }
 
 // rightMethod checks that the peer authenticates as the tunnel expects.
 func rightMethod(t *policy.PeerTunnel, m wire.AuthMethod) error {
-	if (m == wire.AuthSharedKey) != (t.RemoteAuth == policy.ByPSK) || (m == wire.AuthNull) != (t.RemoteAuth == policy.ByNobody) {
+	if t.RemoteAuth == policy.ByEAP || (m == wire.AuthSharedKey) != (t.RemoteAuth == policy.ByPSK) || (m == wire.AuthNull) != (t.RemoteAuth == policy.ByNobody) {
 		return fmt.Errorf("the peer authenticates by %s, tunnel %s expects %s: see remote-auth", m, t.Name, expected(t.RemoteAuth))
 	}
 	return nil
@@ -189,6 +189,8 @@ func ourProof(t *policy.PeerTunnel) string {
 		return "our certificate: compare local-id and cert-file with its configuration, and whether it knows the authority"
 	case policy.ByNobody:
 		return "that we do not authenticate: compare auth with its configuration"
+	case policy.ByEAP:
+		return "our EAP: compare eap-identity and eap-methods with its configuration"
 	case policy.ByPublicKey:
 		return "our public key: compare local-id and key-file with its configuration"
 	}

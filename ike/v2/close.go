@@ -29,7 +29,7 @@ func (s *sa) close(ev ike.Close) {
 	case s.phase == phaseEstablished:
 		s.closeNext()
 		s.advance()
-	case s.phase == phaseAuthSent || s.phase == phaseAuthCheck && s.initiator:
+	case s.phase == phaseAuthSent || (s.phase == phaseAuthCheck || s.phase == phaseEAPAuth) && s.initiator:
 		// The peer may have established it already: the answer is waited for, then the SA deleted.
 	default:
 		s.end(ev.Reason, nil)
@@ -62,7 +62,7 @@ func (s *sa) unanswered() {
 		s.end(s.reason, nil)
 	case s.refusal != nil:
 		s.end(ike.ClosedFailed, s.refusal)
-	case s.phase == phaseInitSent || s.phase == phaseAuthSent:
+	case s.phase == phaseInitSent || s.phase == phaseAuthSent || s.phase == phaseEAP || s.phase == phaseEAPAuth:
 		s.end(ike.ClosedFailed, s.silence())
 	default:
 		s.end(ike.ClosedDead, fmt.Errorf("no answer from %s to %d requests", s.path.Remote, s.pending.tries+1))
@@ -163,6 +163,7 @@ func (s *sa) end(reason ike.CloseReason, err error) {
 	s.abandonTasks(err)
 	s.pending = nil
 	s.dropBranches()
+	s.closeEAP()
 	s.start.wipe()
 	s.keys.Wipe()
 	if established || err != nil && s.proto.may(s.env, s.now) {

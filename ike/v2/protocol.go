@@ -2,6 +2,7 @@ package v2
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -51,6 +52,9 @@ func (pr *Protocol) Version() uint8 { return 2 }
 
 // Initiate begins as initiator.
 func (pr *Protocol) Initiate(env *ike.Env, now time.Time, t *policy.PeerTunnel, path policy.Path, children []string, flow policy.Flow, out *ike.Out) (ike.SA, error) {
+	if t.RemoteAuth == policy.ByEAP && t.EAP.Serves() {
+		return nil, fmt.Errorf("tunnel %s lets its peer authenticate by EAP: only the peer can begin", t.Name)
+	}
 	s := &sa{env: env, proto: pr, tunnel: t, initiator: true, began: true, path: path, answerPath: path, wanted: children, flow: flow, spiI: env.NewSPI(), changes: map[ike.ChangeID]*child{}}
 	s.now, s.out = now, out
 	defer func() { s.out = nil }()

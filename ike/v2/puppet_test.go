@@ -37,6 +37,8 @@ type bench struct {
 	reads    func(slog.Level) bool // the log; nil: all of it
 	replies  map[ike.CommandID]error
 	fault    error
+	radius   func(ike.AskRADIUS) ike.RADIUSAnswer // nil: none answers
+	asked    []ike.AskID                          // of RADIUS
 }
 
 var (
@@ -180,6 +182,13 @@ func (b *bench) perform(out *ike.Out) []ike.Send {
 		b.replies[r.ID] = r.Err
 	}
 	for _, a := range out.Asks {
+		if q, ok := a.What.(ike.AskRADIUS); ok {
+			b.asked = append(b.asked, a.ID)
+			if b.radius != nil {
+				sends = append(sends, b.event(ike.Answer{ID: a.ID, Value: b.radius(q)})...)
+			}
+			continue
+		}
 		sends = append(sends, b.event(ike.Answer{ID: a.ID, Value: ike.PathAnswer{Local: here, Remote: there}})...)
 	}
 	if b.hold {

@@ -23,6 +23,8 @@ const (
 	phaseInitAnswered              // responder: waiting for IKE_INTERMEDIATE or IKE_AUTH
 	phaseAuthSent                  // initiator: IKE_INTERMEDIATE or IKE_AUTH is out
 	phaseAuthCheck                 // signatures of IKE_AUTH are being checked or made
+	phaseEAP                       // EAP runs
+	phaseEAPAuth                   // EAP succeeded; initiator: AUTH is out; responder: waiting for it
 	phaseEstablished
 	phaseDeleting // we told the peer; waiting for its answer
 	phaseDraining // closed, but for packets and repeated requests on their way
@@ -30,7 +32,7 @@ const (
 )
 
 func (p phase) String() string {
-	return [...]string{"idle", "init-sent", "init-keys", "init-answered", "auth-sent", "auth-check", "established", "deleting", "draining", "closed"}[p]
+	return [...]string{"idle", "init-sent", "init-keys", "init-answered", "auth-sent", "auth-check", "eap", "eap-auth", "established", "deleting", "draining", "closed"}[p]
 }
 
 // sa is the machine of one IKE SA.
@@ -54,6 +56,7 @@ type sa struct {
 	frag       fragmenting
 
 	start    initState // until the SA is established
+	eap      *eapState // while EAP runs
 	ni, nr   []byte
 	lowNonce []byte // of the exchange that made this IKE SA
 	// began and firstNonce are of the initial exchange and outlive rekeys: crossing initial exchanges are settled by them.
@@ -160,6 +163,8 @@ func (s *sa) Handle(now time.Time, ev ike.Event, out *ike.Out) error {
 		s.timer()
 	case ike.JobDone:
 		s.jobDone(ev)
+	case ike.Answer:
+		s.answered(ev)
 	case ike.ChangeFailed:
 		s.changeFailed(ev)
 	case ike.Expire:

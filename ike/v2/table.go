@@ -78,6 +78,7 @@ var (
 	creq  = p(wire.PayloadCERTREQ)
 	del   = p(wire.PayloadDelete)
 	cp    = p(wire.PayloadCP)
+	eapP  = p(wire.PayloadEAP)
 )
 
 type ownArrow struct {
@@ -96,7 +97,9 @@ var own = []ownArrow{
 	{phaseInitSent, "no answer", []phase{phaseClosed}},
 	{phaseInitAnswered, "the peer did not authenticate in time", []phase{phaseClosed}},
 	{phaseAuthSent, "no answer, or another one's turn", []phase{phaseInitSent, phaseInitKeys, phaseClosed}},
-	{phaseAuthCheck, "signatures are checked and made", []phase{phaseEstablished, phaseInitSent, phaseInitKeys, phaseAuthSent, phaseClosed}},
+	{phaseAuthCheck, "signatures are checked and made", []phase{phaseEstablished, phaseInitSent, phaseInitKeys, phaseAuthSent, phaseEAP, phaseClosed}},
+	{phaseEAP, "a packet of EAP is made, by us or RADIUS, or nobody answers in time", []phase{phaseEAPAuth, phaseClosed}},
+	{phaseEAPAuth, "no answer in time", []phase{phaseClosed}},
 	{phaseEstablished, "we delete", []phase{phaseDeleting}},
 	{phaseEstablished, "no answer, or the lifetime ended", []phase{phaseClosed}},
 	{phaseDeleting, "no answer", []phase{phaseClosed}},
@@ -120,11 +123,22 @@ func init() {
 		{"key exchange refused", "RFC 9370, 2.2.2", phaseAuthSent, wire.ExchangeIKEIntermediate, true, nil, nil, (*sa).keyExchangeRefused, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 
 		{"peer authenticates", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP, sa1, tsi, tsr}, []need{idr, cert, creq, cp}, (*sa).authRequested, []phase{phaseEstablished, phaseAuthCheck, phaseClosed}},
+		{"peer wants EAP", "2.16", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, sa1, tsi, tsr}, []need{idr, creq, cp}, (*sa).eapRequested, []phase{phaseEAP, phaseAuthCheck, phaseClosed}},
 		{"peer authenticates without a child", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, nil, nil, (*sa).authIncomplete, []phase{phaseClosed}},
 		{"peer authenticated us", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, sa1, tsi, tsr}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"peer authenticated us, no child", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, nError}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
+		{"peer wants us to use EAP", "2.16", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, eapP}, []need{cert, authP}, (*sa).eapOffered, []phase{phaseEAP, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent, phaseClosed}},
 		{"authentication refused", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{nError}, nil, (*sa).authRefused, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"authentication answered badly", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, nil, nil, (*sa).authNonsense, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
+
+		{"peer's packet of EAP", "2.16", phaseEAP, wire.ExchangeIKEAuth, false, []need{eapP}, nil, (*sa).eapReceived, []phase{phaseEAP, phaseEAPAuth, phaseClosed}},
+		{"peer leaves EAP", "2.21.2", phaseEAP, wire.ExchangeInformational, false, []need{n(wire.NotifyAuthenticationFailed)}, nil, (*sa).eapLeft, []phase{phaseClosed}},
+		{"peer proves that EAP was its own", "2.16", phaseEAPAuth, wire.ExchangeIKEAuth, false, []need{authP}, nil, (*sa).eapAuthenticated, []phase{phaseEstablished, phaseClosed}},
+		{"EAP goes on, or ends", "2.16", phaseEAP, wire.ExchangeIKEAuth, true, []need{eapP}, nil, (*sa).eapAsked, []phase{phaseEAP, phaseEAPAuth, phaseClosed}},
+		{"EAP refused", "2.16", phaseEAP, wire.ExchangeIKEAuth, true, []need{nError}, nil, (*sa).eapRefused, []phase{phaseClosed}},
+		{"peer proves that EAP was with it", "2.16", phaseEAPAuth, wire.ExchangeIKEAuth, true, []need{authP, sa1, tsi, tsr}, []need{cp}, (*sa).eapAnswered, []phase{phaseEstablished, phaseClosed}},
+		{"peer proves that EAP was with it, no child", "2.16", phaseEAPAuth, wire.ExchangeIKEAuth, true, []need{authP, nError}, []need{cp}, (*sa).eapAnswered, []phase{phaseEstablished, phaseClosed}},
+		{"authentication after EAP refused", "2.16", phaseEAPAuth, wire.ExchangeIKEAuth, true, []need{nError}, nil, (*sa).eapRefused, []phase{phaseClosed}},
 
 		{"peer rekeys a child", "1.3.3", phaseEstablished, wire.ExchangeCreateChildSA, false, []need{n(wire.NotifyRekeySA), sa1, nonce, tsi, tsr}, []need{ke}, (*sa).childRekeyRequested, []phase{phaseEstablished}},
 		{"peer opens a child", "1.3.1", phaseEstablished, wire.ExchangeCreateChildSA, false, []need{sa1, nonce, tsi, tsr}, []need{ke}, (*sa).childRequested, []phase{phaseEstablished}},

@@ -83,11 +83,12 @@ func TestEveryArrowIsTaken(t *testing.T) {
 	living(t, count)
 	spoiltKeyExchanges(t, count)
 	followUps(t, count)
+	eapArrows(t, count)
 	starts := func(tt *policy.PeerTunnel) { tt.Start = policy.StartNow }
 
 	b := newBench(t, nil, tunnel())
 	p := newPuppet(b).begin()
-	p.ask(wire.ExchangeIKEAuth, p.idPayload()) // EAP
+	p.ask(wire.ExchangeIKEAuth, p.idPayload()) // EAP without a child
 	count(b)
 
 	b = newBench(t, nil, tunnel())

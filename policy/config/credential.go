@@ -27,10 +27,11 @@ type CredentialFiles struct {
 	Cert, Key          string
 	CA, CRL, RemoteKey string
 	PKCS1              bool // rsa-signature = "pkcs1"
+	EAP                EAPFiles
 }
 
 func (k setting) authBy(l *loader) policy.AuthBy {
-	i, _ := k.choice(l, policy.ByPSK.String(), policy.ByCert.String(), policy.ByPublicKey.String(), policy.ByNobody.String())
+	i, _ := k.choice(l, policy.ByPSK.String(), policy.ByCert.String(), policy.ByPublicKey.String(), policy.ByNobody.String(), policy.ByEAP.String())
 	return policy.AuthBy(max(i, 0))
 }
 
@@ -81,6 +82,7 @@ func (l *loader) finishCredentials(d *draft) {
 	case t.RemoteAuth == policy.ByNobody:
 		l.checkNobody(d)
 	}
+	l.finishEAP(d)
 	if d.files != (CredentialFiles{}) {
 		if l.config.CredentialFiles == nil {
 			l.config.CredentialFiles = map[string]CredentialFiles{}
@@ -415,6 +417,9 @@ func diffCredentials(old, new *policy.PeerTunnel) []Change {
 	}
 	if a, b := old.Trust, new.Trust; !a.Equal(b) {
 		out = append(out, Change{"ca-file", sayTrust(a), sayTrust(b) + " (other authorities, keys or lists)"})
+	}
+	if a, b := old.EAP, new.EAP; !a.Equal(b) {
+		out = append(out, Change{"eap-methods", sayEAP(a), sayEAP(b) + " (other users, passwords or methods)"})
 	}
 	return out
 }

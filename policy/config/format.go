@@ -143,16 +143,21 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.text("remote", sayRemote(t), "")
 	w.identity("local-id", t.LocalID)
 	start := policy.StartOnDemand
-	if sayRemote(t) == "any" {
+	if sayRemote(t) == "any" || t.RemoteAuth == policy.ByEAP && t.EAP.Serves() {
 		start = policy.StartListen
 	}
-	if start != policy.StartListen || t.RemoteID.Type != policy.IDAnyOne {
+	if sayRemote(t) != "any" || t.RemoteID.Type != policy.IDAnyOne {
 		w.identity("remote-id", t.RemoteID)
 	}
 	w.text("auth", t.LocalAuth.String(), policy.ByPSK.String())
-	w.text("remote-auth", t.RemoteAuth.String(), t.LocalAuth.String())
+	unless := t.LocalAuth.String()
+	if t.LocalAuth == policy.ByEAP {
+		unless = "" // it is said always
+	}
+	w.text("remote-auth", t.RemoteAuth.String(), unless)
 	w.text("psk-file", pskFile, "")
 	w.credentials(t, files)
+	w.eap(t, files.EAP)
 	w.proposals("ike", t.IKE, w.defaults.ike)
 	w.text("start", t.Start.String(), start.String())
 	w.text("encap", t.Encap.String(), policy.EncapAuto.String())

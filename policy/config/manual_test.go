@@ -38,11 +38,18 @@ func TestEveryExampleOfTheManualLoads(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if strings.Contains(e[1], "cert-file") {
+		if strings.Contains(e[1], "\ncert-file") {
 			ca, key := pki.New(t, "ca", pki.P256), pki.NewKey(t, pki.P256)
 			place(t, dir, "ca.pem", pki.CertPEM(ca.Cert))
 			place(t, dir, "a.pem", pki.CertPEM(ca.Issue(t, "a.example.org", key.Public())))
 			place(t, dir, "a.key", pki.KeyPEM(t, key))
+			place(t, dir, "gw.pem", pki.CertPEM(ca.Issue(t, "gw.example.org", key.Public())))
+			place(t, dir, "gw.key", pki.KeyPEM(t, key))
+		}
+		if strings.Contains(e[1], `"eap"`) {
+			place(t, dir, "ca.pem", pki.CertPEM(pki.New(t, "ca", pki.P256).Cert))
+			place(t, dir, "users", "alice correct horse\n")
+			place(t, dir, "alice.password", "correct horse\n")
 		}
 		if c, faults := Parse(filepath.Join(dir, "coati.toml"), []byte(e[1])); c == nil || len(faults) > 0 {
 			t.Errorf("%s\n%s", lines(faults), e[1])

@@ -66,7 +66,7 @@ var notHere = map[string]string{
 	"cacerts":       `did you mean "ca-file"`,
 	"certs":         `did you mean "cert-file"`,
 	"leftcert":      `did you mean "cert-file"`,
-	"eap":           "eap is not built in yet: psk-file or cert-file authenticate",
+	"eap":           `did you mean auth = "eap" or remote-auth = "eap"`,
 	"metrics":       "metrics are not built in yet: coati status --json has all counters",
 	"left":          `did you mean "local"`,
 	"leftid":        `did you mean "local-id"`,

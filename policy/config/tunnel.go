@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ type draft struct {
 	keys    map[string]position
 	pskFile string
 	files   CredentialFiles
+	eap     policy.EAP
 
 	revocation policy.Revocation
 	anyUsage   bool
@@ -52,7 +54,7 @@ func (c *childDraft) String() string {
 }
 
 // tunnelKeys are the keys of [tunnel.NAME] besides those of an only child.
-var tunnelKeys = []key[draft]{
+var tunnelKeys = slices.Concat([]key[draft]{
 	{"version", func(l *loader, d *draft, k setting) {
 		n, _ := k.integer(l, 1, 2)
 		d.tunnel.Version = uint8(n)
@@ -142,7 +144,7 @@ var tunnelKeys = []key[draft]{
 	{"mss", shortKey},
 	{"icmp-errors", shortKey},
 	{"dummy-interval", shortKey},
-}
+}, eapKeys)
 
 // lossAction is one of the words for policy.LossAction; what start says is the default and has none.
 func (k setting) lossAction(l *loader) policy.LossAction {

@@ -1,0 +1,247 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"coati/policy"
+)
+
+// EAP: auth = "eap" for who begins the tunnel, remote-auth = "eap" for who lets such a peer in.
+
+// EAPFiles names the files that EAP needs; empty: none.
+type EAPFiles struct{ Password, Users string }
+
+// builtEAP are the methods that eap-methods may name.
+var builtEAP = []policy.EAPMethod{policy.EAPMSCHAPv2, policy.EAPMD5, policy.EAPGTC}
+
+// clientEAP and serverEAP are the keys of either end alone.
+var (
+	clientEAP = []string{"eap-identity", "eap-password-file"}
+	serverEAP = []string{"eap-users-file"}
+	bothEAP   = []string{"eap-methods"}
+)
+
+var eapKeys = []key[draft]{
+	{"eap-identity", func(l *loader, d *draft, k setting) { d.eap.Identity, _ = k.text(l, "alice") }},
+	{"eap-password-file", func(l *loader, d *draft, k setting) { d.files.EAP.Password = k.file(l, d, "alice.password") }},
+	{"eap-users-file", func(l *loader, d *draft, k setting) { d.files.EAP.Users = k.file(l, d, "users") }},
+	{"eap-methods", func(l *loader, d *draft, k setting) {
+		words, _ := k.texts(l, "mschapv2")
+		var known []string
+		for _, m := range builtEAP {
+			known = append(known, m.String())
+		}
+		for _, w := range words {
+			i, ok := w.choice(l, known...)
+			if !ok {
+				continue
+			}
+			if slices.Contains(d.eap.Methods, builtEAP[i]) {
+				w.errorf(l, "%q is there twice", w.v.text)
+			}
+			d.eap.Methods = append(d.eap.Methods, builtEAP[i])
+		}
+	}},
+}
+
+// finishEAP reads what EAP needs, and says what contradicts.
+func (l *loader) finishEAP(d *draft) {
+	t := &d.tunnel
+	if t.LocalAuth != policy.ByEAP && t.RemoteAuth != policy.ByEAP {
+		for _, name := range slices.Concat(clientEAP, serverEAP, bothEAP) {
+			if at, set := d.keys[name]; set {
+				l.errorf(at, "%s: nobody authenticates by EAP here: say auth = \"eap\" or remote-auth = \"eap\", or leave the key out", name)
+			}
+		}
+		return
+	}
+	_, users := d.keys["eap-users-file"]
+	if _, said := d.keys["remote-auth"]; !said {
+		l.errorf(d.keys["auth"], `[tunnel.%s] has no remote-auth: say how the gateway proves who it is, as in remote-auth = "cert", or "eap" if EAP proves that too (RFC 5998)`, t.Name)
+		return
+	}
+	t.EAP = &d.eap
+	if t.RemoteAuth == policy.ByEAP && (users || t.LocalAuth != policy.ByEAP) {
+		l.finishEAPServer(d)
+	} else {
+		l.finishEAPClient(d)
+	}
+	if len(t.EAP.Methods) == 0 {
+		t.EAP.Methods = []policy.EAPMethod{policy.EAPMSCHAPv2}
+	}
+	at, said := d.keys["eap-methods"]
+	if !said {
+		at = d.keys["remote-auth"]
+	}
+	for _, m := range t.EAP.Methods {
+		switch alone := t.LocalAuth == policy.ByEAP && t.RemoteAuth == policy.ByEAP; {
+		case alone && !m.Keys():
+			l.errorf(at, "eap-methods: %q proves nothing of the gateway: with EAP alone (RFC 5998) both ends must prove who they are", m)
+		case alone && m == policy.EAPMSCHAPv2:
+			l.warnf(at, "eap-methods: %q without a certificate of the gateway lets who stands between try passwords at leisure", m)
+		}
+	}
+}
+
+// others reports keys of the other end.
+func (l *loader) others(d *draft, names []string, why string) {
+	for _, name := range names {
+		if at, set := d.keys[name]; set {
+			l.errorf(at, "%s: is for %s: leave the key out", name, why)
+		}
+	}
+}
+
+func (l *loader) finishEAPClient(d *draft) {
+	e := &d.eap
+	l.others(d, serverEAP, "the end that lets peers in, with remote-auth = \"eap\"")
+	if d.tunnel.Start == policy.StartListen {
+		l.errorf(d.keys["start"], `start: %q never happens: who authenticates by EAP begins the tunnel`, d.tunnel.Start)
+	}
+	if at, set := d.keys["eap-identity"]; !set {
+		l.errorf(d.at, "[tunnel.%s] has no eap-identity, which auth = \"eap\" needs: the name of the user that we are", d.tunnel.Name)
+	} else if len(e.Identity) > maxUser || !utf8.ValidString(e.Identity) {
+		l.errorf(at, "eap-identity: want at most %d octets of UTF-8", maxUser)
+	}
+	at, set := d.keys["eap-password-file"]
+	if !set {
+		l.errorf(d.at, "[tunnel.%s] has no eap-password-file: name the file that holds the user's password", d.tunnel.Name)
+	}
+	if d.files.EAP.Password == "" {
+		return
+	}
+	data, err := readSecretFile(d.files.EAP.Password, l.config.Gateway.SecretsPermissions)
+	if err == nil {
+		e.Password, err = decodePassword(data)
+	}
+	if err != nil {
+		l.errorf(at, "eap-password-file %s: %s", d.files.EAP.Password, err)
+	}
+}
+
+func (l *loader) finishEAPServer(d *draft) {
+	t := &d.tunnel
+	l.others(d, clientEAP, "the end that begins, with auth = \"eap\"")
+	if at, set := d.keys["start"]; !set {
+		t.Start = policy.StartListen
+	} else if t.Start != policy.StartListen {
+		l.errorf(at, "start: %q: who authenticates by EAP begins the tunnel: say \"listen\"", t.Start)
+	}
+	if at, set := d.keys["reauth"]; set && t.Reauth > 0 {
+		l.errorf(at, "reauth: the peer begins this tunnel, so only the peer can authenticate anew: leave the key out")
+	}
+	for name, act := range map[string]policy.LossAction{"on-dead": t.OnDead, "on-close": t.OnClose} {
+		if act > policy.LossClear {
+			l.errorf(d.keys[name], "%s: %q: who authenticates by EAP begins the tunnel: leave the key out", name, act)
+		}
+	}
+	at, set := d.keys["eap-users-file"]
+	if !set {
+		l.errorf(d.at, "[tunnel.%s] has no eap-users-file, which remote-auth = \"eap\" needs: a user and a password in each line", t.Name)
+	}
+	if d.files.EAP.Users == "" {
+		return
+	}
+	data, err := readSecretFile(d.files.EAP.Users, l.config.Gateway.SecretsPermissions)
+	if err == nil {
+		d.eap.Users, err = decodeUsers(data)
+		clear(data)
+	}
+	if err != nil {
+		l.errorf(at, "eap-users-file %s: %s", d.files.EAP.Users, err)
+	}
+}
+
+const (
+	maxUser     = 253 // octets: more RADIUS cannot say (RFC 2865, section 5.1)
+	maxPassword = 256 // octets: more MS-CHAP-V2 does not take (RFC 2759, section 4)
+)
+
+// decodePassword reads a file with one password: its text without the newline at the end.
+func decodePassword(data []byte) (policy.Secret, error) {
+	text, _ := bytes.CutSuffix(data, []byte("\n"))
+	text, _ = bytes.CutSuffix(text, []byte("\r"))
+	if err := checkPassword(text); err != nil {
+		return policy.Secret{}, err
+	}
+	return policy.NewSecret(bytes.Clone(text)), nil
+}
+
+func checkPassword(text []byte) error {
+	switch {
+	case len(text) == 0:
+		return errors.New("is empty: it must hold a password")
+	case len(text) > maxPassword:
+		return fmt.Errorf("holds a password of more than %d octets", maxPassword)
+	case !utf8.Valid(text) || bytes.ContainsAny(text, "\r\n\x00"):
+		return errors.New("holds no password: want one line of UTF-8")
+	}
+	return nil
+}
+
+// decodeUsers reads a file of users: in each line a name, blanks, and the password, which is all that follows. Empty lines and
+// those that begin with # are nothing. The lines are not quoted in errors: they hold passwords.
+func decodeUsers(data []byte) (map[string]policy.Secret, error) {
+	users := map[string]policy.Secret{}
+	for i, line := range bytes.Split(data, []byte("\n")) {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		if len(bytes.TrimSpace(line)) == 0 || line[0] == '#' {
+			continue
+		}
+		end := bytes.IndexAny(line, " \t")
+		if end <= 0 {
+			return nil, fmt.Errorf("line %d: want a user, a blank and a password", i+1)
+		}
+		name, secret := string(line[:end]), bytes.TrimLeft(line[end:], " \t")
+		if len(name) > maxUser || !utf8.ValidString(name) {
+			return nil, fmt.Errorf("line %d: want a user of at most %d octets of UTF-8", i+1, maxUser)
+		}
+		if err := checkPassword(secret); err != nil {
+			return nil, fmt.Errorf("line %d: %w", i+1, err)
+		}
+		if _, twice := users[name]; twice {
+			return nil, fmt.Errorf("line %d: the user %q is there twice", i+1, name)
+		}
+		users[name] = policy.NewSecret(bytes.Clone(secret))
+	}
+	if len(users) == 0 {
+		return nil, errors.New("holds no user: want a user, a blank and a password in each line")
+	}
+	return users, nil
+}
+
+// eap writes the keys of EAP.
+func (w *writer) eap(t *policy.PeerTunnel, f EAPFiles) {
+	e := t.EAP
+	if e == nil {
+		return
+	}
+	w.text("eap-identity", e.Identity, "")
+	w.text("eap-password-file", f.Password, "")
+	w.text("eap-users-file", f.Users, "")
+	if (e.Users != nil) != (f.Users != "") || (e.Password.Len() > 0) != (f.Password != "") {
+		w.fail("tunnel %s has users or a password of no file", t.Name)
+	}
+	var words []string
+	for _, m := range e.Methods {
+		words = append(words, m.String())
+	}
+	if !slices.Equal(e.Methods, []policy.EAPMethod{policy.EAPMSCHAPv2}) && len(words) > 0 {
+		w.list("eap-methods", words)
+	}
+}
+
+func sayEAP(e *policy.EAP) string {
+	switch {
+	case e == nil:
+		return "none"
+	case e.Users != nil:
+		return fmt.Sprintf("%d users by %s", len(e.Users), strings.Trim(fmt.Sprint(e.Methods), "[]"))
+	}
+	return fmt.Sprintf("%s by %s", e.Identity, strings.Trim(fmt.Sprint(e.Methods), "[]"))
+}

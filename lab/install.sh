@@ -17,6 +17,9 @@ needs=(
 	/usr/lib/ipsec/plugins/libstrongswan-kernel-netlink.so:libstrongswan
 	/usr/lib/python3/dist-packages/scapy/__init__.py:python3-scapy
 	/usr/lib/python3/dist-packages/cryptography/__init__.py:python3-cryptography
+	# what Libreswan and OpenIKED run on; both are unpacked, as they would replace strongSwan
+	/usr/bin/certutil:libnss3-tools "/usr/lib/*/libevent_pthreads-2.1.so.7:libevent-pthreads-2.1-7" "/usr/lib/*/libevent-2.1.so.7:libevent-2.1-7"
+	"/usr/lib/*/libldns.so.3:libldns3" "/usr/lib/*/libunbound.so.8:libunbound8" "/usr/lib/*/libcurl-nss.so.4:libcurl3-nss"
 	/usr/bin/setpriv:util-linux /usr/bin/iperf3:iperf3 /usr/sbin/modprobe:kmod
 )
 # Intel's library, beside our ciphers; there is none for other processors.
@@ -29,13 +32,13 @@ missing=()
 for need in "${needs[@]}"; do
 	file=${need%%:*}
 	# /sbin and /usr/sbin are one on a merged system only.
-	[ -e "$file" ] || [ -e "${file#/usr}" ] || missing+=("${need##*:}")
+	compgen -G "$file" >/dev/null || [ -e "${file#/usr}" ] || missing+=("${need##*:}")
 done
 # Another kernel is unpacked, not installed.
 kernels() {
 	case ${1:-} in
-	'') "$here/prepare-kernel.sh" uml ;;
-	kernel) "$here/prepare-kernel.sh" uml qemu ;;
+	'') "$here/prepare-kernel.sh" uml libreswan openiked ;;
+	kernel) "$here/prepare-kernel.sh" uml qemu libreswan openiked ;;
 	esac
 }
 if [ ${#missing[@]} = 0 ]; then

@@ -58,7 +58,7 @@ func BootTests(t testing.TB, pattern string, limit time.Duration, environment ..
 		t.Fatal(err)
 	}
 	boot := Boot{Folder: t.TempDir()}
-	args := []string{"./run-in-kernel.sh", "-t", seconds(limit), "-o", boot.Folder, "-e", inKernelVariable + "=1", "-e", "COATI_BIN=" + program(t)}
+	args := []string{"./run-in-kernel.sh", "-t", seconds(limit), "-o", boot.Folder, "-e", inKernelVariable + "=1", "-e", "COATI_BIN=" + program(t), "-e", unpackedVariable + "=" + unpacked("")}
 	for _, e := range environment {
 		args = append(args, "-e", e)
 	}

@@ -15,6 +15,8 @@ const (
 	peerKernel     = "Linux ESP"
 	peerXFRM       = "coati on XFRM"
 	peerSwanKernel = "strongSwan, Linux ESP"
+	peerLibreswan  = "Libreswan, Linux ESP"
+	peerOpenIKED   = "OpenIKED, Linux ESP"
 
 	casePlaneTest     = "planetest"
 	caseXFRMRekeys    = "rekeys under streams"
@@ -173,7 +175,7 @@ func kernelCells() []Cell {
 			cells = append(cells, Cell{peerSwanKernel, role, sc.what})
 		}
 	}
-	return cells
+	return append(append(cells, plutoCells()...), ikedCells()...)
 }
 
 // kernelMatrix is the page of all cases: outcomes by cipher and way.

@@ -1,6 +1,7 @@
 #!/bin/bash
-# Unpacks Debian kernels into a cache folder; installs none of them. Quiet and quick where they are there already.
-# usage: prepare-kernel.sh [uml] [qemu]
+# Unpacks Debian kernels, and packages that cannot be installed beside others, into a cache folder; installs none of them. Quiet and
+# quick where they are there already.
+# usage: prepare-kernel.sh [uml] [qemu] [libreswan] [openiked]
 #   uml    User Mode Linux: a kernel that is a program, up in two seconds, with one processor
 #   qemu   the kernel of this Debian under software emulation: several processors, slower; /dev/kvm is not used
 # The folder is $COATI_KERNELS, or ~/.cache/coati-kernels. Needs root, apt-get, dpkg and kmod.
@@ -65,6 +66,7 @@ INIT
 for kind in "${@:-uml}"; do
 	case $kind in
 	uml) unpack user-mode-linux uml ;;
+	libreswan | openiked) unpack "$kind" "$kind" ;;
 	qemu)
 		package=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -1)
 		unpack "${package:?apt knows no linux-image-amd64}" qemu
@@ -72,7 +74,7 @@ for kind in "${@:-uml}"; do
 		initrd
 		;;
 	*)
-		echo "prepare-kernel.sh: no kernel $kind: uml or qemu" >&2
+		echo "prepare-kernel.sh: nothing is known of $kind: uml, qemu, libreswan or openiked" >&2
 		exit 2
 		;;
 	esac

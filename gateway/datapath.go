@@ -54,12 +54,12 @@ func (q *queue) WriteFrame(iov [][]byte) error {
 
 // datapath runs the queues and sockets of a machine.
 type datapath struct {
-	plane    *esp.Plane
-	queues   []*queue
-	natt     uint16
-	datagram func(policy.Path, []byte)
-	log      *slog.Logger
-	workers  *sync.WaitGroup
+	plane   *esp.Plane
+	queues  []*queue
+	natt    uint16
+	message func(path policy.Path, b []byte, last bool)
+	log     *slog.Logger
+	workers *sync.WaitGroup
 }
 
 // outbound starts the way from the TUN's queues to the network.
@@ -108,18 +108,21 @@ func (d *datapath) repeat(what string, f func() error) {
 
 // receiveIKE takes what comes to port 500: IKE without a marker.
 func (d *datapath) receiveIKE(s *tun.UDPSocket, port uint16) {
-	buf := make([]byte, receiveBuffer)
+	bufs := buffers(udpBatch, receiveBuffer)
+	got := make([]tun.Datagrams, udpBatch)
 	d.repeat("receiving ike messages fails", func() error {
 		for {
-			r, err := s.Receive(buf)
+			n, err := s.ReceiveAll(bufs, got)
 			if err != nil {
 				return err
 			}
-			path := policy.Path{Local: netip.AddrPortFrom(r.Local, port), Remote: r.From}
-			for b := buf[:r.N]; len(b) > 0; {
-				n := min(max(r.SegSize, 1), len(b))
-				d.datagram(path, b[:n])
-				b = b[n:]
+			for i, r := range got[:n] {
+				path := policy.Path{Local: netip.AddrPortFrom(r.Local, port), Remote: r.From}
+				for b := bufs[i][:r.N]; len(b) > 0; {
+					size := min(max(r.SegSize, 1), len(b))
+					d.message(path, b[:size], i == n-1 && n < udpBatch && size == len(b))
+					b = b[size:]
+				}
 			}
 		}
 	})
@@ -134,14 +137,28 @@ func (d *datapath) receiveUDP(s *tun.UDPSocket, port uint16, w []esp.FrameWriter
 		return func() ([]esp.Datagrams, bool, error) {
 			n, err := s.ReceiveAll(bufs, got)
 			runs = runs[:0]
+			ikeAlone := true
 			for i, r := range got[:n] {
+				ikeAlone = ikeAlone && isIKE(bufs[i], &got[i])
 				runs = append(runs, esp.Datagrams{
 					Buf: bufs[i][:r.N], SegSize: r.SegSize, From: r.From, Local: netip.AddrPortFrom(r.Local, port), TOS: r.TOS, Encap: policy.EncapUDP, Front: r.Front,
 				})
 			}
+			if ikeAlone {
+				for i := range runs {
+					// Never the last: a job done here would keep ESP waiting.
+					d.message(policy.Path{Local: runs[i].Local, Remote: runs[i].From, Encap: policy.EncapUDP}, runs[i].Buf[len(nonESPMarker):], false)
+				}
+				runs = runs[:0]
+			}
 			return runs, n == udpBatch, err
 		}
 	})
+}
+
+// isIKE says whether one IKE message, and nothing for the plane to sort, was received (RFC 3948, section 2.2).
+func isIKE(buf []byte, r *tun.Datagrams) bool {
+	return r.SegSize >= r.N && r.N >= len(nonESPMarker) && [len(nonESPMarker)]byte(buf) == nonESPMarker
 }
 
 // relayProcessors is how many processors it takes for a second goroutine to a socket to pay: with two, those that send and

@@ -3,6 +3,7 @@
 //
 //	gateway.go     Gateway: New, Run, and what its users may ask of it
 //	loop.go        the goroutine that owns the engine, and the order in which its wishes are fulfilled
+//	turn.go        the engine without that goroutine, where nobody else is at it
 //	jobs.go        slow arithmetic on a pool of workers
 //	ask.go         questions about names and routes
 //	machine.go     the device, sockets, routes and rules: opened, laid out, given back
@@ -21,8 +22,9 @@
 //
 // # Goroutines
 //
-// Run's own goroutine is the engine's loop; all of the machine is touched from it and from New, which must be called on the
-// same thread where network namespaces differ by thread. Beside it: one goroutine for each TUN queue (read, seal, send)
+// Run's own goroutine is the engine's loop; all of the machine is changed from it and from New, which must be called on the
+// same thread where network namespaces differ by thread. Who receives a message may have the engine handle it (turn.go): that
+// uses the sockets and the plane, which know their namespace. Beside it: one goroutine for each TUN queue (read, seal, send)
 // and each socket (receive, open, write), the workers, one for each open question, the plane's clock, the watcher of
 // addresses and routes, and the control socket's. All have ended when Run returns.
 package gateway
@@ -151,7 +153,7 @@ func (g *Gateway) assemble() error {
 	}
 	g.machine.manual.peers = peers
 	g.plane = esp.New(esp.Config{
-		Egress: g.machine.egress, Frames: g.machine.frames(), IKE: g.incoming(), USO: g.machine.device.USO(), NeighbourPolicies: !s.NDBypass,
+		Egress: g.machine.egress, Frames: g.machine.frames(), IKE: g.takers().among, USO: g.machine.device.USO(), NeighbourPolicies: !s.NDBypass,
 		MTUFloor: s.MTUFloor, MTUAging: s.MTUAging,
 		IgnoreNeeded:       s.ICMPAccept == config.ICMPAcceptTooBig || s.ICMPAccept == config.ICMPAcceptNone,
 		IgnoreTooBig:       s.ICMPAccept == config.ICMPAcceptNeeded || s.ICMPAccept == config.ICMPAcceptNone,
@@ -220,9 +222,9 @@ func (g *Gateway) Run(ctx context.Context) error {
 			_ = g.machine.close()
 		}
 	}()
-	jobs := newPool(alive, runtime.GOMAXPROCS(0))
-	g.loop.submit, g.loop.results = jobs.submit, jobs.results
-	g.machine.start(g.incoming(), g.plane, &g.workers)
+	jobs := newPool(runtime.GOMAXPROCS(0), g.loop.jobDone)
+	g.loop.submit = jobs.submit
+	g.machine.start(g.takers().direct, g.plane, &g.workers)
 	g.workers.Go(func() { g.tick(alive) })
 	for _, s := range g.machine.unreachable {
 		g.workers.Go(func() { g.explain(alive, s) })

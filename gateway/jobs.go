@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"context"
 	"fmt"
 	"runtime/debug"
 	"sync"
@@ -12,20 +11,19 @@ import (
 // pool runs the engine's jobs on a fixed number of goroutines, in the order they came. Submitting never waits: how many
 // jobs can be open is bounded by the engine's limits on half-open SAs.
 type pool struct {
-	results chan ike.JobDone
+	done func(ike.JobDone) // takes the results, on any worker
 
 	mu     sync.Mutex // guards what follows
 	wake   *sync.Cond
 	queue  []ike.Job
 	closed bool
 
-	done    context.Context
 	workers sync.WaitGroup
 }
 
-// newPool starts n workers that end after done and close.
-func newPool(done context.Context, n int) *pool {
-	p := &pool{results: make(chan ike.JobDone, n), done: done}
+// newPool starts n workers that end with close, once done takes what they have.
+func newPool(n int, done func(ike.JobDone)) *pool {
+	p := &pool{done: done}
 	p.wake = sync.NewCond(&p.mu)
 	for range n {
 		p.workers.Go(p.work)
@@ -62,13 +60,15 @@ func (p *pool) work() {
 		j := p.queue[0]
 		p.queue = p.queue[1:]
 		p.mu.Unlock()
-		r := ike.JobDone{ID: j.ID}
-		r.Result, r.Err = compute(j)
-		select {
-		case p.results <- r:
-		case <-p.done.Done():
-		}
+		p.done(run(j))
 	}
+}
+
+// run is a job from its beginning to its result.
+func run(j ike.Job) ike.JobDone {
+	r := ike.JobDone{ID: j.ID}
+	r.Result, r.Err = compute(j)
+	return r
 }
 
 // compute turns a panic into the job's error: one peer's numbers must not end all tunnels.

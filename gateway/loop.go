@@ -15,6 +15,8 @@ import (
 const (
 	// maxDatagrams wait for the engine; the newest beyond them are dropped and counted.
 	maxDatagrams = 1024
+	// maxResults of jobs wait for the engine; the workers wait with more.
+	maxResults = 64
 	// maxDatagram is the largest IKE message that is taken, octets: certificates fit, a run of junk does not.
 	maxDatagram = 64 << 10
 	// goodbye is how long the peers have to answer our deletes at the end.
@@ -31,8 +33,8 @@ type negotiator interface {
 	Status() []ike.TunnelStatus
 }
 
-// loop is the one goroutine that owns the engine. Everything reaches it through channels, and everything the engine
-// wants done is done from here, in the order that ike/contract.go states.
+// loop owns the engine. Everything reaches its goroutine through channels, or is handled where it came if nobody else is at
+// it (turn.go); everything the engine wants done is done from here, in the order that ike/contract.go states.
 type loop struct {
 	engine   negotiator
 	plane    policy.Plane
@@ -47,7 +49,7 @@ type loop struct {
 
 	datagrams chan ike.Datagram
 	overflow  atomic.Uint64 // datagrams that found the queue full
-	results   <-chan ike.JobDone
+	results   chan ike.JobDone
 	answers   chan ike.Answer
 	unreached chan ike.Unreachable
 	calls     chan func()
@@ -60,8 +62,14 @@ type loop struct {
 	asking     context.Context
 	stopAsking context.CancelFunc
 
-	// What follows belongs to the loop's goroutine.
+	broken chan string // a panic on another goroutine than the loop's
+
+	mu         sync.Mutex // whoever holds it is at the engine; guards what follows
+	running    bool       // others than the loop's goroutine may be at it
 	out        ike.Out
+	keepLight  bool      // light jobs go to light
+	light      []ike.Job // for who handles the event
+	timer      *time.Timer
 	armed      time.Time // when the timer fires; zero: it does not
 	commands   ike.CommandID
 	waiters    map[ike.CommandID]chan<- ike.Reply
@@ -74,7 +82,9 @@ func newLoop(log *slog.Logger) *loop {
 		log:       log,
 		datagrams: make(chan ike.Datagram, maxDatagrams), answers: make(chan ike.Answer), calls: make(chan func()),
 		unreached: make(chan ike.Unreachable), ended: make(chan struct{}), waiters: map[ike.CommandID]chan<- ike.Reply{}, sendFailed: map[string]time.Time{},
+		results: make(chan ike.JobDone, maxResults), broken: make(chan string, 1), timer: time.NewTimer(time.Hour),
 	}
+	l.timer.Stop()
 	l.asking, l.stopAsking = context.WithCancel(context.Background())
 	return l
 }
@@ -100,67 +110,104 @@ func (l *loop) run(ctx context.Context) {
 	defer l.asks.Wait()
 	defer l.stopAsking()
 	defer close(l.ended)
-	timer := time.NewTimer(time.Hour)
-	timer.Stop()
-	defer timer.Stop()
+	defer l.timer.Stop()
+	l.mu.Lock()
+	l.running = true
+	l.arm()
+	l.mu.Unlock()
 	var giveUp <-chan time.Time
 	leave := ctx.Done()
 	for {
-		l.arm(timer)
+		var f func() // nil: ev
+		var ev ike.Event
 		select {
 		case d := <-l.datagrams:
-			l.handle(d)
-		case ev := <-l.plane.Events():
-			if l.expired == nil || !l.expired(ev) {
-				l.handle(planeEvent(ev))
-			}
-		case ev := <-l.beside:
-			if ev.Kind == policy.PlaneAcquire {
-				l.handle(planeEvent(ev))
+			ev = d
+		case p := <-l.plane.Events():
+			f = func() { l.planeSays(p) }
+		case p := <-l.beside:
+			f = func() {
+				if p.Kind == policy.PlaneAcquire {
+					l.handle(planeEvent(p))
+				}
 			}
 		case r := <-l.results:
-			l.handle(r)
+			ev = r
 		case a := <-l.answers:
-			l.handle(a)
+			ev = a
 		case u := <-l.unreached:
-			l.handle(u)
-		case f := <-l.calls:
-			f()
+			ev = u
+		case f = <-l.calls:
 		case <-l.changed:
-			if l.look() {
-				l.handle(ike.AddressChanged{})
+			f = func() {
+				if l.look() {
+					l.handle(ike.AddressChanged{})
+				}
 			}
-		case <-timer.C:
-			l.armed = time.Time{}
-			l.handle(ike.Timer{})
+		case <-l.timer.C:
+			f = func() {
+				l.armed = time.Time{}
+				l.handle(ike.Timer{})
+			}
 		case <-leave:
 			leave = nil
 			t := time.NewTimer(goodbye)
 			defer t.Stop()
 			giveUp = t.C
-			l.handle(ike.Shutdown{})
+			ev = ike.Shutdown{}
 		case <-giveUp:
 			l.log.Warn("peers did not answer our goodbye in time")
-			l.dismiss()
-			return
+			giveUp = nil
+			f = l.stop
+		case text := <-l.broken:
+			panic(text)
 		}
-		if leave == nil && l.engine.Idle() {
-			l.dismiss()
+		if l.step(f, ev, leave == nil) {
 			return
 		}
 	}
 }
 
-func (l *loop) arm(t *time.Timer) {
+// step handles what came to the loop's goroutine, and says whether that was the end. Once we are leaving it ends when the
+// engine has nothing left to do.
+func (l *loop) step(f func(), ev ike.Event, leaving bool) (ended bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f != nil {
+		f()
+	} else {
+		l.handle(ev)
+	}
+	l.arm()
+	if leaving && l.engine.Idle() {
+		l.stop()
+	}
+	return leaving && !l.running
+}
+
+// stop ends what waits. Nothing is handled any more.
+func (l *loop) stop() {
+	l.running = false
+	l.dismiss()
+}
+
+// planeSays handles an event of the plane that moves ESP.
+func (l *loop) planeSays(ev policy.PlaneEvent) {
+	if l.expired == nil || !l.expired(ev) {
+		l.handle(planeEvent(ev))
+	}
+}
+
+func (l *loop) arm() {
 	d := l.engine.Deadline()
 	if d.Equal(l.armed) {
 		return
 	}
 	if l.armed = d; d.IsZero() {
-		t.Stop()
+		l.timer.Stop()
 		return
 	}
-	t.Reset(max(0, time.Until(d)))
+	l.timer.Reset(max(0, time.Until(d)))
 }
 
 // call runs f on the loop's goroutine and waits for it.
@@ -264,6 +311,10 @@ func (l *loop) perform(now time.Time, out *ike.Out) {
 		}
 	}
 	for _, j := range out.Jobs {
+		if j.Light && l.keepLight {
+			l.light = append(l.light, j)
+			continue
+		}
 		l.submit(j)
 	}
 	for _, q := range out.Asks {

@@ -366,18 +366,17 @@ func TestAsksEndWithTheLoop(t *testing.T) {
 
 func TestPanicOfAJobIsItsError(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithCancel(t.Context())
-	p := newPool(ctx, 2)
+	results := make(chan ike.JobDone, 2)
+	p := newPool(2, func(r ike.JobDone) { results <- r })
 	p.submit(ike.Job{ID: 1, Run: func() (any, error) { panic("bad numbers") }})
 	p.submit(ike.Job{ID: 2, Run: func() (any, error) { return "fine", nil }})
 	got := map[ike.JobID]ike.JobDone{}
 	for range 2 {
-		r := <-p.results
+		r := <-results
 		got[r.ID] = r
 	}
 	if got[1].Err == nil || got[2].Result != "fine" {
 		t.Errorf("results %v", got)
 	}
-	cancel()
 	p.close()
 }

@@ -95,8 +95,8 @@ func (m *machine) close() error { return m.host.Close() }
 func (m *machine) frames() esp.FrameWriter { return m.queues[0] }
 
 // start runs the data path; it ends with close.
-func (m *machine) start(datagram func(policy.Path, []byte), plane *esp.Plane, workers *sync.WaitGroup) {
-	d := &datapath{plane: plane, queues: m.queues, natt: m.listeners.natt, datagram: datagram, log: m.log, workers: workers}
+func (m *machine) start(message func(policy.Path, []byte, bool), plane *esp.Plane, workers *sync.WaitGroup) {
+	d := &datapath{plane: plane, queues: m.queues, natt: m.listeners.natt, message: message, log: m.log, workers: workers}
 	d.outbound()
 	for _, l := range m.listeners.table.Load().all {
 		d.listen(l)

@@ -172,12 +172,17 @@ func joined(faults []config.Fault) error {
 	return errors.Join(errs...)
 }
 
-// incoming is where IKE messages go.
-func (g *Gateway) incoming() func(policy.Path, []byte) {
+// takers are where IKE messages go: those that came among packets of ESP, and those that did not.
+type takers struct {
+	among  func(policy.Path, []byte)
+	direct func(path policy.Path, b []byte, last bool)
+}
+
+func (g *Gateway) takers() takers {
 	if g.config.NoIKE {
-		return func(policy.Path, []byte) {}
+		return takers{func(policy.Path, []byte) {}, func(policy.Path, []byte, bool) {}}
 	}
-	return g.loop.datagram
+	return takers{g.loop.datagram, g.loop.message}
 }
 
 // become carries a database out, on the loop's goroutine. On an error nothing has changed.

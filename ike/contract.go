@@ -196,6 +196,8 @@ type Send struct {
 type Job struct {
 	ID  JobID
 	Run func() (any, error)
+	// Light: it takes a tenth of a millisecond, not many. Who received the message that caused it may well run it.
+	Light bool
 }
 
 // Ask is a question about the world. Its answer comes back as Answer.

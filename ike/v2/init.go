@@ -349,7 +349,7 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 	s.start.number = sa.Proposals[i].Number
 	s.start.job = s.env.NextJob()
 	offer := ki.Data
-	s.out.Jobs = append(s.out.Jobs, ike.Job{ID: s.start.job, Run: func() (any, error) {
+	s.out.Jobs = append(s.out.Jobs, ike.Job{ID: s.start.job, Light: keys.Light(method), Run: func() (any, error) {
 		defer responder.Wipe()
 		answer, shared, err := responder.Answer(offer)
 		return keyAnswer{answer, shared}, err

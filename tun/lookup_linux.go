@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,19 +55,44 @@ func (l *lookups) route(dst netip.Addr, mark uint32, configured bool) (route, er
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.seq++
-	if _, err := unix.Write(l.fd, appendRouteRequest(l.buf[:0], dst.Unmap(), mark, l.seq, configured)); err != nil {
-		return route{}, os.NewSyscallError("write", err)
+	if err := l.ask(appendRouteRequest(l.buf[:0], dst.Unmap(), mark, l.seq, configured)); err != nil {
+		return route{}, os.NewSyscallError("sendto", err)
 	}
 	for {
-		n, _, err := unix.Recvfrom(l.fd, l.buf[:], 0)
-		if err == unix.EINTR {
-			continue
-		}
+		n, err := l.answer()
 		if err != nil {
 			return route{}, os.NewSyscallError("recvfrom", err)
 		}
 		if r, ours, err := parseRoute(l.buf[:n], l.seq); ours {
 			return r, err
+		}
+	}
+}
+
+// ask sends a question. The kernel answers it before the call returns, in microseconds: the Go runtime, which else prepares for
+// calls that take long, is not told.
+func (l *lookups) ask(question []byte) error {
+	for {
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(l.fd), uintptr(unsafe.Pointer(&question[0])), uintptr(len(question)), 0, 0, 0)
+		if errno == 0 {
+			return nil
+		}
+		if errno != unix.EINTR {
+			return errno
+		}
+	}
+}
+
+// answer is the next message, which is there already; else it waits.
+func (l *lookups) answer() (n int, err error) {
+	got, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(l.fd), uintptr(unsafe.Pointer(&l.buf[0])), uintptr(len(l.buf)), unix.MSG_DONTWAIT, 0, 0)
+	if errno == 0 {
+		return int(got), nil
+	}
+	for {
+		n, _, err := unix.Recvfrom(l.fd, l.buf[:], 0)
+		if err != unix.EINTR {
+			return n, err
 		}
 	}
 }

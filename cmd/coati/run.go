@@ -104,6 +104,7 @@ func run(cmd *cobra.Command) error {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
+	go followHeap(ctx)
 	reloader := make(chan struct{})
 	go func() {
 		defer close(reloader)

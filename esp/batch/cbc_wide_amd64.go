@@ -9,9 +9,12 @@ import (
 	"golang.org/x/sys/cpu"
 )
 
-const cbcLanes = 8
+const (
+	cbcLanes = 16 // as many texts are encrypted side by side at most
+	cbcHalf  = 8  // without 512-bit registers, and few
+)
 
-// cbcLane is one of the texts that cbcSeal encrypts. The assembly knows text's and iv's offsets, and the size.
+// cbcLane is one of the texts that cbcSeal and cbcSealWide encrypt. The assembly knows text's and iv's offsets, and the size.
 type cbcLane struct {
 	text unsafe.Pointer
 	left int // blocks
@@ -23,12 +26,13 @@ var (
 	_ [16]struct{} = [unsafe.Offsetof(cbcLane{}.iv)]struct{}{}
 )
 
-// wideCBC encrypts eight packets side by side, hashes as many as mac does, and decrypts eight blocks of one. What it does not know goes to
+// wideCBC encrypts 16 or eight packets side by side, hashes as many as mac does, and decrypts eight blocks of one. What it does not know goes to
 // slow: jobs that mac does not know, and where there is no mac or too few jobs for it, the tags.
 type wideCBC struct {
 	slow     *cbc
 	enc, dec [16][16]byte // round keys
 	rounds   int
+	wide     bool     // cbcSealWide may be used
 	mac      *wideMAC // nil: the hash has no lanes
 }
 
@@ -36,7 +40,7 @@ func newWideCBC(kernel string, key, macKey []byte, h func() hash.Hash, slow *cbc
 	if kernel == Generic || !cpu.X86.HasAES || !cpu.X86.HasAVX {
 		return nil
 	}
-	w := &wideCBC{slow: slow, rounds: len(key)/4 + 6, mac: newWideMAC(kernel, macKey, h, slow.tagLen)}
+	w := &wideCBC{slow: slow, rounds: len(key)/4 + 6, wide: kernel == VAES512, mac: newWideMAC(kernel, macKey, h, slow.tagLen)}
 	expand(key, &w.enc)
 	for r := range w.rounds + 1 {
 		w.dec[r] = w.enc[w.rounds-r]
@@ -141,10 +145,14 @@ func (w *wideCBC) open(jobs []Job) {
 	}
 }
 
-// encrypt keeps eight lanes busy. A lane for which there is no job does another one's work again: both read a block before
+// encrypt keeps 16 or eight lanes busy. A lane for which there is no job does another one's work again: both read a block before
 // either writes it, and write the same.
 func (w *wideCBC) encrypt(jobs []Job) {
-	var lanes [cbcLanes]cbcLane
+	var all [cbcLanes]cbcLane
+	lanes := all[:cbcHalf]
+	if w.wide && len(jobs) > cbcHalf {
+		lanes = all[:]
+	}
 	for {
 		busy, n := -1, 0
 		for i := range lanes {
@@ -168,7 +176,11 @@ func (w *wideCBC) encrypt(jobs []Job) {
 				lanes[i].left = 0
 			}
 		}
-		cbcSeal(&w.enc[0][0], w.rounds, (*byte)(unsafe.Pointer(&lanes)), n)
+		if len(lanes) == cbcHalf {
+			cbcSeal(&w.enc[0][0], w.rounds, (*byte)(unsafe.Pointer(&all)), n)
+		} else {
+			cbcSealWide(&w.enc[0][0], w.rounds, (*byte)(unsafe.Pointer(&all)), n)
+		}
 		for i := range lanes {
 			if l := &lanes[i]; l.left > 0 {
 				if l.left -= n; l.left > 0 {

@@ -77,6 +77,11 @@ func gcmPowers(h *byte, table *byte)
 //go:noescape
 func cbcSeal(keys *byte, rounds int, lanes *byte, blocks int)
 
+// cbcSealWide encrypts as many blocks of 16 texts, and leaves the last blocks as IVs. Two lanes may be the same.
+//
+//go:noescape
+func cbcSealWide(keys *byte, rounds int, lanes *byte, blocks int)
+
 // cbcOpen decrypts blocks of one text, eight at a time. The keys are those of the equivalent inverse cipher.
 //
 //go:noescape

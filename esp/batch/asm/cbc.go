@@ -56,6 +56,84 @@ func cbcSeal() {
 	RET()
 }
 
+// cbcSealWide is cbcSeal for 16 texts, a block of four of them in each of Z0-Z3. Z16-Z29 hold the round keys but the last, which is in
+// Z30; Z4-Z7 are the blocks that come in.
+func cbcSealWide() {
+	TEXT("cbcSealWide", NOSPLIT, "func(keys *byte, rounds int, lanes *byte, blocks int)")
+	Pragma("noescape")
+	Doc("cbcSealWide encrypts as many blocks of 16 texts, and leaves the last blocks as IVs. Two lanes may be the same.")
+	const wide = 16
+	ptr := []GPPhysical{R8, R9, R10, R11}
+	keys, rounds, lane, blocks, at := RAX, RBX, RDI, RCX, RDX
+	Load(Param("keys"), keys)
+	Load(Param("rounds"), rounds)
+	Load(Param("lanes"), lane)
+	Load(Param("blocks"), blocks)
+	for r := range 14 {
+		VBROADCASTI32X4(Mem{Base: keys, Disp: 16 * r}, zmm[16+r])
+	}
+	SHLQ(Imm(4), rounds)
+	VBROADCASTI32X4(Mem{Base: keys, Index: rounds, Scale: 1}, Z30)
+	quarter := func(i int) (part uint64, z VecPhysical) { return uint64(i % 4), zmm[i/4] }
+	for i := range wide {
+		iv := Mem{Base: lane, Disp: laneSize*i + laneIV}
+		if part, z := quarter(i); part == 0 {
+			VMOVDQU(iv, xmm[i/4])
+		} else {
+			VINSERTI32X4(Imm(part), iv, z, z)
+		}
+	}
+	XORL(at.As32(), at.As32())
+	Label("block")
+	for i := range wide {
+		part, _ := quarter(i)
+		MOVQ(Mem{Base: lane, Disp: laneSize*i + laneText}, ptr[part])
+		if block := (Mem{Base: ptr[part], Index: at, Scale: 1}); part == 0 {
+			VMOVDQU(block, xmm[4+i/4])
+		} else {
+			VINSERTI32X4(Imm(part), block, zmm[4+i/4], zmm[4+i/4])
+		}
+	}
+	for i := range 4 {
+		VPTERNLOGD(Imm(0x96), zmm[4+i], Z16, zmm[i]) // all three
+	}
+	for r := 1; r < 14; r++ {
+		if r == 10 || r == 12 {
+			CMPQ(rounds, Imm(uint64(16*r)))
+			JE(LabelRef("last"))
+		}
+		for i := range 4 {
+			VAESENC(zmm[16+r], zmm[i], zmm[i])
+		}
+	}
+	Label("last")
+	for i := range 4 {
+		VAESENCLAST(Z30, zmm[i], zmm[i])
+	}
+	for i := range wide {
+		part, z := quarter(i)
+		MOVQ(Mem{Base: lane, Disp: laneSize*i + laneText}, ptr[part])
+		if block := (Mem{Base: ptr[part], Index: at, Scale: 1}); part == 0 {
+			VMOVDQU(xmm[i/4], block)
+		} else {
+			VEXTRACTI32X4(Imm(part), z, block)
+		}
+	}
+	ADDQ(Imm(16), at)
+	DECQ(blocks)
+	JNE(LabelRef("block"))
+	for i := range wide {
+		iv := Mem{Base: lane, Disp: laneSize*i + laneIV}
+		if part, z := quarter(i); part == 0 {
+			VMOVDQU(xmm[i/4], iv)
+		} else {
+			VEXTRACTI32X4(Imm(part), z, iv)
+		}
+	}
+	wipe()
+	RET()
+}
+
 // allRounds runs the rounds behind the first key on Z0 and its n-1 followers. rounds is 16 times their number.
 func allRounds(label string, keys, rounds GPPhysical, n int, round, last func(a, b, c Op)) {
 	for r := 1; r < 14; r++ {

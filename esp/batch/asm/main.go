@@ -20,6 +20,7 @@ func main() {
 	subWord()
 	powerTable()
 	cbcSeal()
+	cbcSealWide()
 	cbcOpen()
 	inverseKey()
 	sha256()

@@ -1,5 +1,7 @@
 package policy
 
+import "time"
+
 // The numbers of IKEv1 (RFC 2407, sections 4.4.4 and 4.5; RFC 2409, appendix A; RFC 4312, 4868 and 5903). Key exchange groups have those of
 // IKEv2, and so have the ciphers of ESP but for one.
 
@@ -60,6 +62,31 @@ func FromV1(p Protocol, tt TransformType, number uint16) (id uint16, ok bool) {
 type Version1 struct {
 	// Aggressive: we begin in aggressive mode, and a peer may. With a pre-shared key whoever asks can guess it off-line.
 	Aggressive bool
+	// Check is what a responder makes of lifetimes, and of the group of PFS.
+	Check ProposalCheck
+}
+
+// ProposalCheck says what a responder does with a lifetime that a peer asks for (racoon's proposal_check).
+type ProposalCheck uint8
+
+const (
+	CheckClaim  ProposalCheck = iota // the shorter counts, and the peer is told of ours (RFC 2407, section 4.6.3.1)
+	CheckObey                        // the peer's counts, and so does its group
+	CheckStrict                      // one longer than ours is refused
+	CheckExact                       // one other than ours is refused
+)
+
+func (c ProposalCheck) String() string { return [...]string{"claim", "obey", "strict", "exact"}[c&3] }
+
+// Allows says whether a lifetime that a peer asks for is taken; 0: none.
+func (c ProposalCheck) Allows(asked, ours time.Duration) bool {
+	switch {
+	case c == CheckExact:
+		return asked == ours
+	case c == CheckStrict:
+		return ours == 0 || asked != 0 && asked <= ours
+	}
+	return true
 }
 
 // maxV1Suites are offered in one payload; a peer has 255 numbers for them and little patience.

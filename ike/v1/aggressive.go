@@ -19,10 +19,15 @@ import (
 //	HDR*, HASH_I, [NAT-D, NAT-D]           -->
 //
 // The identity comes first and in clear, so the key is found by it. The answer has a hash of the key in it: whoever asks can guess the
-// key off-line. It is larger than the question by what the figure wants: a proof, and what finds NATs.
+// key off-line. It is larger than the question by what the figure wants: a proof, and what finds NATs. With signatures (section 5.1) SIG
+// stands for HASH, and certificates before it.
 
-// maxAggressiveAnswer is how many times an answer may be as long as its question.
-const maxAggressiveAnswer = 2
+// An answer may be this many times as long as its question, with a hash and with a signature and certificates: the peer's certificates
+// come only after ours.
+const (
+	maxAggressiveAnswer = 2
+	maxAggressiveSigned = 8
+)
 
 // oneGroup leaves out what has another group than the first suite: here the group is not negotiated (section 5.4).
 func oneGroup(suites []policy.Proposal) []policy.Proposal {
@@ -51,7 +56,7 @@ func (s *sa) beginAggressive() error {
 					phase1Payload(s.start.suites, ways(s.tunnel, true), s.tunnel.Lifetime), &wire.V1Opaque{Type: wire.PayloadV1KE, Data: s.start.publicI},
 					&wire.V1Opaque{Type: wire.PayloadV1Nonce, Data: s.start.ni}, id,
 				}
-				b, err = wire.AppendV1(nil, s.header(x.kind, 0), append(payloads, s.ourVendors()...))
+				b, err = wire.AppendV1(nil, s.header(x.kind, 0), append(payloads, append(requests([]*policy.PeerTunnel{s.tunnel}), s.ourVendors()...)...))
 			}
 		}
 		if err != nil {
@@ -161,15 +166,19 @@ func (s *sa) answerAggressively(x *exchange, m *message, chosen wire.Payload) {
 		var b []byte
 		if err == nil {
 			payloads := append([]wire.Payload{chosen, &wire.V1Opaque{Type: wire.PayloadV1KE, Data: s.start.publicR}, &wire.V1Opaque{Type: wire.PayloadV1Nonce, Data: s.start.nr}, id}, proof...)
-			payloads = append(payloads, s.echoVendors(m)...)
+			payloads = append(append(payloads, s.requests(s.candidates)...), s.echoVendors(m)...)
 			if s.nat.speaks() {
 				payloads = append(payloads, s.natPayloads()...)
 			}
 			b, err = wire.AppendV1(nil, s.header(x.kind, 0), payloads)
 		}
-		if err == nil && len(b) > maxAggressiveAnswer*len(m.Raw) {
+		limit := maxAggressiveAnswer
+		if s.signs(false) {
+			limit = maxAggressiveSigned
+		}
+		if err == nil && len(b) > limit*len(m.Raw) {
 			s.proto.Refused["answer larger than the question"]++
-			err = fmt.Errorf("the answer would be more than %d times as long as the question", maxAggressiveAnswer)
+			err = fmt.Errorf("the answer would be more than %d times as long as the question", limit)
 		}
 		if err != nil {
 			s.end(ike.ClosedFailed, err)
@@ -264,6 +273,10 @@ func (s *sa) confirmAggressively(x *exchange, m *message) {
 		s.start.begun.Wipe()
 		s.say(x, b, 0, false)
 		s.unheard = true
+		if !s.peerIsCoati {
+			// Some peers serve messages on several threads, and drop a quick mode that overtakes message 3.
+			s.opensAt = s.now.Add(probeDelay)
+		}
 		s.established(m.notify(wire.NotifyV1InitialContact))
 	})
 }

@@ -38,6 +38,9 @@ type child struct {
 	encap         policy.Encap
 	path          policy.Path
 	lifetime      time.Duration // what the peer said; 0: nothing
+	octets        uint64        // the same in octets
+	obeys         bool          // the peer's lifetime counts, even if it is longer than ours
+	natural       natural
 	state         childState
 	since         time.Time
 	begun, upAt   time.Time // its quick mode began, and had its effect here: two that overlap cross
@@ -115,11 +118,14 @@ func (s *sa) encapMode(cfg *policy.Child) uint16 {
 func (s *sa) derive(c *child, shared policy.Secret, ni, nr []byte) ([]policy.SA, error) {
 	encr, integ := c.proposal.First(policy.TransformENCR), c.proposal.First(policy.TransformINTEG)
 	life := c.cfg.Lifetime
-	if c.lifetime > 0 && (life.HardTime <= 0 || c.lifetime < life.HardTime) {
+	if c.lifetime > 0 && (life.HardTime <= 0 || c.lifetime < life.HardTime || c.obeys) {
 		life.HardTime = c.lifetime
-		if soft := c.lifetime - c.lifetime/10; life.SoftTime <= 0 || soft < life.SoftTime {
+		if soft := c.lifetime - c.lifetime/10; life.SoftTime <= 0 || soft < life.SoftTime || c.obeys {
 			life.SoftTime = soft
 		}
+	}
+	if c.octets > 0 && (life.HardOctets == 0 || c.octets < life.HardOctets || c.obeys) {
+		life.HardOctets, life.SoftOctets = c.octets, c.octets-c.octets/10
 	}
 	// Up to a tenth earlier, so that both ends do not rekey at once.
 	life.SoftTime -= s.env.Jitter(life.SoftTime / 10)
@@ -130,6 +136,7 @@ func (s *sa) derive(c *child, shared policy.Secret, ni, nr []byte) ([]policy.SA,
 		Protocol: policy.ProtocolESP, Mode: c.cfg.Mode, Path: path, Local: []policy.Selector{c.local}, Remote: []policy.Selector{c.remote}, Encryption: encr, Integrity: integ,
 		ReqID: c.cfg.ReqID, Lifetime: life, Added: s.now, Label: c.tunnel + "/" + c.name,
 		ICV96: c.cfg.ICV96 && integ.ID == policy.IntegSHA256, Header: c.cfg.Header, FragmentAfter: c.cfg.FragmentAfter, MSS: c.cfg.MSS,
+		OriginalLocal: c.natural.local, OriginalRemote: c.natural.remote,
 	}
 	in, out := base, base
 	var err error

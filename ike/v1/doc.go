@@ -18,6 +18,9 @@
 //	peer.go           pairs that outlive their ISAKMP SA
 //	informational.go  deletes and notifications (section 5.7)
 //	dpd.go            is the peer alive (RFC 3706)
+//	lifetime.go       how long, when the ends differ (RFC 2407, section 4.6.3.1)
+//	transport.go      transport mode, through NATs as well (RFC 3947, section 5.2)
+//	newgroup.go       new group mode is refused (section 5.6)
 //	natt.go           NAT traversal (RFC 3947)
 //
 // Section numbers without an RFC are those of RFC 2409. Nothing that is not authenticated is believed inside an SA, and

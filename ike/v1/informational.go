@@ -86,7 +86,7 @@ func (s *sa) informational(m *message) {
 		s.inClear(m)
 		return
 	}
-	if s.state != stateEstablished || m.MessageID == 0 || s.seen[m.MessageID] || s.exchanges[m.MessageID] != nil || len(s.seen) >= maxSeen {
+	if s.state != stateEstablished || m.MessageID == 0 || s.seen[m.MessageID] || !s.mayCommit(m.MessageID) || len(s.seen) >= maxSeen {
 		s.drops.unfit++
 		return
 	}
@@ -166,6 +166,10 @@ func (s *sa) notified(no *wire.V1Notify) {
 		s.answerLife(no)
 	case no.Type == wire.NotifyV1RUThereAck:
 		s.lives(no)
+	case no.Type == wire.NotifyV1Connected:
+		for _, c := range s.peer.children {
+			s.release(c)
+		}
 	case no.Type == wire.NotifyV1InitialContact:
 		// Some say it here instead of in phase 1, and only then; the engine counts it for an SA that has just begun.
 		if !s.initiator && s.now.Sub(s.establishedAt) < s.env.Limits.DeleteGrace {

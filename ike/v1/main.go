@@ -330,7 +330,7 @@ func (s *sa) initiatorProved(x *exchange, m *message) {
 		s.path = m.path
 		s.settleEncap()
 		x.iv = m.iv
-		s.sealProof(x, nil, func(b []byte) {
+		s.sealProof(x, s.claimOwn(), func(b []byte) {
 			x.step = stepDone
 			s.say(x, b, 0, false)
 			s.established(contact)
@@ -391,6 +391,9 @@ func (s *sa) responderProved(x *exchange, m *message) {
 	s.remoteID = policyIdentity(m.find(wire.PayloadV1ID).(*wire.V1ID))
 	done := func() {
 		s.lastReceived = s.now
+		if d := claimed(m, wire.ProtocolV1ISAKMP); d > 0 {
+			s.suite.lifetime, s.claimed = d, true
+		}
 		x.iv, x.step, x.next = m.iv, stepDone, zeroTime
 		s.established(m.notify(wire.NotifyV1InitialContact))
 	}

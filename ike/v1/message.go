@@ -194,6 +194,8 @@ func (s *sa) datagram(d ike.Datagram) {
 		s.phaseTwo(m)
 	case wire.ExchangeV1Informational:
 		s.informational(m)
+	case wire.ExchangeV1NewGroup:
+		s.newGroup(m)
 	default:
 		s.drops.unfit++
 	}

@@ -29,11 +29,14 @@ const (
 )
 
 // hold has what we send on a new pair of ours wait; on a rekey it goes by the old one.
-func (s *sa) hold(c *child) {
-	if s.peerIsCoati {
+func (s *sa) hold(c *child, commit bool) {
+	if s.peerIsCoati && !commit {
 		return
 	}
 	c.pause = pause{on: true, until: s.now.Add(blindPause)}
+	if commit {
+		c.pause.until = s.now.Add(s.env.Limits.RetransmitFirst)
+	}
 	if s.peerDPD {
 		c.pause.probeAt, c.pause.until = s.now.Add(probeDelay), s.now.Add(s.env.Limits.RetransmitFirst)
 	}
@@ -48,6 +51,12 @@ func (s *sa) probe(c *child) {
 	s.count()
 	c.pause.number = s.dpd.number
 	s.inform(s.ourNotify(wire.NotifyV1RUThere, binary.BigEndian.AppendUint32(nil, s.dpd.number)))
+}
+
+// mayCommit says whether an informational exchange may have this message ID: that of a quick mode comes with the commit bit's CONNECTED.
+func (s *sa) mayCommit(id uint32) bool {
+	x := s.exchanges[id]
+	return x == nil || x.step == stepDone && x.pair != nil && x.pair.commit
 }
 
 // release lets the pair carry.

@@ -167,6 +167,8 @@ func (s *sa) choosePeers(id policy.Identity) (fit []*policy.PeerTunnel, err erro
 			}
 		case err != nil:
 			why = fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.suite.proposal)
+		case !t.V1.Check.Allows(s.suite.lifetime, t.Lifetime):
+			why = fmt.Errorf("the peer asks for a lifetime of %s, that of tunnel %s is %s, and proposal-check is %q", s.suite.lifetime, t.Name, t.Lifetime, t.V1.Check)
 		case !slices.Contains(ways(t, s.initiator), s.suite.auth):
 			why = fmt.Errorf("tunnel %s does not authenticate by %s: see auth", t.Name, sayWay(s.suite.auth))
 		default:
@@ -212,7 +214,7 @@ func (st *start) chosen(k keys.V1Keys) *keySet {
 func (s *sa) setLifetime() {
 	s.rekeyAt, s.expireAt, s.reauthAt = zeroTime, zeroTime, zeroTime
 	l := s.tunnel.Lifetime
-	if peer := s.suite.lifetime; peer > 0 && !s.initiator && (l <= 0 || peer < l) {
+	if peer := s.suite.lifetime; peer > 0 && (!s.initiator || s.claimed) && (l <= 0 || peer < l || !s.initiator && s.tunnel.V1.Check == policy.CheckObey) {
 		l = peer
 	}
 	if l > 0 {

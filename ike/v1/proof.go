@@ -180,10 +180,13 @@ func (s *sa) otherIdentity(want policy.Identity) error {
 
 // requests ask the peer for certificates by the names of the authorities that we know (RFC 2408, section 3.10).
 func (s *sa) requests(tunnels []*policy.PeerTunnel) []wire.Payload {
-	var out []wire.Payload
 	if !s.signs(!s.initiator) {
 		return nil
 	}
+	return requests(tunnels)
+}
+
+func requests(tunnels []*policy.PeerTunnel) (out []wire.Payload) {
 	seen := map[string]bool{}
 	for _, t := range tunnels {
 		if t.RemoteAuth != policy.ByCert || t.Trust == nil {

@@ -39,6 +39,7 @@ type pair struct {
 	begun          *keys.Initiator
 	local, remote  *wire.V1ID
 	larval, failed bool
+	commit         bool // the peer says when it has the pair: CONNECTED (RFC 2408, section 3.1)
 }
 
 // enqueue adds a task and begins it if nothing else of ours is under way.
@@ -48,6 +49,10 @@ func (s *sa) enqueue(t *pairTask) {
 }
 
 func (s *sa) advance() {
+	if s.state == stateEstablished && s.now.Before(s.opensAt) {
+		s.resumeAt = s.opensAt
+		return
+	}
 	for s.state == stateEstablished && s.doing == nil && len(s.tasks) > 0 {
 		t := s.tasks[0]
 		s.tasks = s.tasks[1:]
@@ -120,6 +125,12 @@ func (s *sa) beginPair(t *pairTask) {
 	}
 	local, remote := t.ends()
 	var err, err2 error
+	if t.cfg.Mode == policy.Transport {
+		if local, remote, err = s.atEnds(local, remote); err != nil {
+			fail(err)
+			return
+		}
+	}
 	p.local, err = clientID(local)
 	p.remote, err2 = clientID(remote)
 	if err = errors.Join(err, err2); err != nil {
@@ -166,11 +177,12 @@ func (s *sa) coming(c *child) bool {
 // sendPair sends message 1.
 func (s *sa) sendPair(x *exchange, public []byte) {
 	p := x.pair
-	payloads := []wire.Payload{phase2Payload(p.suites, p.child.inSPI, p.mode, p.task.cfg.Lifetime.HardTime), &wire.V1Opaque{Type: wire.PayloadV1Nonce, Data: p.ni}}
+	payloads := []wire.Payload{phase2Payload(p.suites, p.child.inSPI, p.mode, p.task.cfg.Lifetime), &wire.V1Opaque{Type: wire.PayloadV1Nonce, Data: p.ni}}
 	if public != nil {
 		payloads = append(payloads, &wire.V1Opaque{Type: wire.PayloadV1KE, Data: public})
 	}
 	payloads = append(payloads, p.local, p.remote)
+	payloads = append(payloads, s.originalsOf(p.mode, true)...)
 	b, next, err := s.sealHashed(x.kind, x.id, x.iv, func(rest []byte) []byte { return keys.V1Hash1(s.prf, s.keys.A, x.id, rest) }, payloads...)
 	if err != nil {
 		s.pairFailed(x, err)
@@ -214,7 +226,9 @@ func (s *sa) pairAnswered(x *exchange, m *message) {
 		bad(err)
 		return
 	}
-	p.child.proposal, p.child.lifetime, p.nr = u.proposal, s.responderLifetime(m, u.lifetime), m.octets(wire.PayloadV1Nonce)
+	p.child.proposal, p.child.lifetime, p.child.octets, p.nr = u.proposal, s.responderLifetime(m, u.lifetime), u.octets, m.octets(wire.PayloadV1Nonce)
+	p.child.natural = s.peerSees(p.mode, m, false)
+	p.commit = m.Flags&wire.V1Commit != 0
 	if p.begun == nil {
 		s.completePair(x, policy.Secret{})
 		return
@@ -262,7 +276,7 @@ func (p *pair) sameEnds(m *message) error {
 // completePair installs the pair, and confirms it: message 3.
 func (s *sa) completePair(x *exchange, shared policy.Secret) {
 	p := x.pair
-	s.hold(p.child)
+	s.hold(p.child, p.commit)
 	sas, err := s.derive(p.child, shared, p.ni, p.nr)
 	if err != nil {
 		spi := spiOctets(p.child.inSPI)

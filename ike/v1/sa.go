@@ -50,6 +50,7 @@ type sa struct {
 	lowNonce          []byte
 	peerIsCoati       bool
 	peerDPD           bool
+	claimed           bool // the responder told of a lifetime of its own
 	unheard           bool // aggressive mode, initiator: nothing shows that message 3 has arrived
 	renews            bool
 	establishedAt     time.Time
@@ -72,6 +73,7 @@ type sa struct {
 	reauthAt          time.Time
 	lingerUntil       time.Time
 	resumeAt          time.Time
+	opensAt           time.Time // no quick mode of ours before
 	closeAt           time.Time // replaced: closed then
 	reason            ike.CloseReason
 	refusal           error // what an unauthenticated refusal said

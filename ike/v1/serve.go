@@ -41,7 +41,8 @@ func (s *sa) pairRequested(x *exchange, m *message) {
 		if public != nil {
 			out = append(out, &wire.V1Opaque{Type: wire.PayloadV1KE, Data: public})
 		}
-		s.answerPair(x, shared, append(out, m.all(wire.PayloadV1ID)...))
+		out = append(append(out, m.all(wire.PayloadV1ID)...), s.originalsOf(p.mode, false)...)
+		s.answerPair(x, shared, append(out, s.claimLifetime(p)...))
 	}
 	if p.group == policy.KENone {
 		answer(nil, policy.Secret{})
@@ -87,7 +88,7 @@ func (s *sa) selectPair(p *pair, m *message) (*wire.V1SA, *refusal) {
 	if err != nil {
 		return nil, &refusal{wire.NotifyV1InvalidIDInformation, err}
 	}
-	cfg := s.matchChild(local, remote)
+	cfg, local, remote := s.matchMode(m, local, remote)
 	if cfg == nil {
 		return nil, &refusal{wire.NotifyV1InvalidIDInformation, fmt.Errorf("the peer wants %s <-> %s, which no child of tunnel %s covers: see local-ts and remote-ts", local, remote, s.tunnel.Name)}
 	}
@@ -103,7 +104,10 @@ func (s *sa) selectPair(p *pair, m *message) (*wire.V1SA, *refusal) {
 	if err != nil {
 		return nil, &refusal{wire.NotifyV1NoProposalChosen, err}
 	}
-	c.local, c.remote, c.proposal, c.lifetime = local, remote, place.u.proposal, place.u.lifetime
+	c.local, c.remote, c.proposal, c.lifetime, c.octets = local, remote, place.u.proposal, place.u.lifetime, place.u.octets
+	c.obeys = s.tunnel.V1.Check == policy.CheckObey
+	p.mode = place.u.mode
+	c.natural = s.peerSees(p.mode, m, true)
 	c.outSPI = policy.SPI(binary.BigEndian.Uint32(place.p.SPI))
 	c.encap = policy.EncapRaw
 	if m := place.u.mode; m != wire.ModeV1Tunnel && m != wire.ModeV1Transport {
@@ -130,9 +134,12 @@ func (s *sa) peerEnds(m *message) (local, remote policy.Selector, err error) {
 }
 
 // matchChild is the child that carries exactly what the peer wants, else one that covers it: IKEv1 does not narrow.
-func (s *sa) matchChild(local, remote policy.Selector) (best *policy.Child) {
+func (s *sa) matchChild(local, remote policy.Selector, mode policy.Mode) (best *policy.Child) {
 	for i := range s.tunnel.Children {
 		cfg := &s.tunnel.Children[i]
+		if cfg.Mode != mode {
+			continue
+		}
 		l, r := []policy.Selector{local}, []policy.Selector{remote}
 		if !policy.Subset(l, cfg.Local) || !policy.Subset(r, cfg.Remote) {
 			continue
@@ -164,7 +171,8 @@ func (s *sa) selectPhase2(cfg *policy.Child, m *message) (place, error) {
 	}
 	var places []place
 	var offered []policy.Proposal
-	mode := false
+	var late error
+	mode, check := false, s.tunnel.V1.Check
 	for i := range offer.Proposals {
 		p := &offer.Proposals[i]
 		if p.Protocol != wire.ProtocolESP || len(p.SPI) != 4 || binary.BigEndian.Uint32(p.SPI) < 256 || number[p.Number] > 1 {
@@ -179,13 +187,27 @@ func (s *sa) selectPhase2(cfg *policy.Child, m *message) (place, error) {
 				mode = true
 				continue
 			}
+			if ours := cfg.Lifetime.HardTime; !check.Allows(u.lifetime, ours) {
+				late = fmt.Errorf("the peer asks for a lifetime of %s, ours is %s, and proposal-check is %q", u.lifetime, ours, check)
+				continue
+			}
 			places, offered = append(places, place{p, &p.Transforms[j], u}), append(offered, u.proposal)
 		}
 	}
 	if len(places) == 0 && mode {
 		return place{}, fmt.Errorf("the peer asks for another mode than %s: see mode", cfg.Mode)
 	}
-	_, i, err := policy.Select(cfg.ESP, offered)
+	if len(places) == 0 && late != nil {
+		return place{}, late
+	}
+	own := cfg.ESP
+	if check == policy.CheckObey {
+		own, offered = anyGroup(own), anyGroup(offered)
+	}
+	_, i, err := policy.Select(own, offered)
+	if err == nil && check == policy.CheckObey {
+		err = s.takesGroup(cfg, places[i].u.proposal.First(policy.TransformKE))
+	}
 	if err != nil {
 		return place{}, err
 	}
@@ -228,21 +250,10 @@ func (s *sa) pairConfirmed(x *exchange, _ *message) {
 	s.activate(x.pair.child)
 }
 
-// responderLifetime is the lifetime a responder asks us to keep (RFC 2407, section 4.6.3.1), else the one of its transform.
+// responderLifetime is the lifetime a responder asks us to keep, else the one of its transform.
 func (s *sa) responderLifetime(m *message, said time.Duration) time.Duration {
-	for _, q := range m.all(wire.PayloadV1Notify) {
-		no := q.(*wire.V1Notify)
-		if no.Type != wire.NotifyV1ResponderLifetime || no.Protocol != wire.ProtocolESP || len(no.Data) < 8 {
-			continue
-		}
-		if kind, d := binary.BigEndian.Uint32(no.Data), no.Data[4:]; kind == 0x80010001 {
-			switch {
-			case len(d) == 4 && d[0] == 0x80 && d[1] == 2:
-				return time.Duration(binary.BigEndian.Uint16(d[2:])) * time.Second
-			case len(d) == 8 && binary.BigEndian.Uint32(d) == 0x00020004:
-				return min(time.Duration(binary.BigEndian.Uint32(d[4:])), 1<<31) * time.Second
-			}
-		}
+	if d := claimed(m, wire.ProtocolESP); d > 0 {
+		return d
 	}
 	return said
 }

@@ -45,20 +45,32 @@ func phase1Payload(suites []policy.Proposal, ways []uint16, lifetime time.Durati
 	return &wire.V1SA{Proposals: []wire.V1Proposal{p}}
 }
 
+// usualKeyLength is what a cipher of several key lengths has where the peer names none (RFC 2451, section 2.2).
+func usualKeyLength(encr policy.Transform) policy.Transform {
+	if encr.KeyBits == 0 && (encr.ID == policy.ENCRInsecureCAST || encr.ID == policy.ENCRInsecureBlowfish) {
+		encr.KeyBits = 128
+	}
+	return encr
+}
+
 var errNotUnderstood = errors.New("the peer's transform has an attribute that is not understood")
 
 // A suite is one transform as it was received.
 type suite struct {
 	proposal policy.Proposal
 	lifetime time.Duration // 0: none said
+	octets   uint64        // the same in octets; phase 2
 	auth     uint16        // phase 1
 	mode     uint16        // phase 2
 }
 
 // readLife notes a pair of life type and duration.
 func (u *suite) readLife(kind uint64, v uint64) {
-	if kind == uint64(wire.LifeV1Seconds) && v > 0 && v < 1<<31 {
+	switch {
+	case kind == uint64(wire.LifeV1Seconds) && v > 0 && v < 1<<31:
 		u.lifetime = time.Duration(v) * time.Second
+	case kind == uint64(wire.LifeV1Kilobytes) && v > 0 && v < 1<<48:
+		u.octets = v << 10
 	}
 }
 
@@ -98,12 +110,12 @@ func readPhase1(t *wire.V1Transform) (u suite, err error) {
 			return u, errNotUnderstood
 		}
 	}
-	u.proposal = policy.V1Suite(policy.ProtocolIKE, encr, integ, ke)
+	u.proposal = policy.V1Suite(policy.ProtocolIKE, usualKeyLength(encr), integ, ke)
 	return u, nil
 }
 
 // phase2Payload offers suites of phase 2 for an inbound SPI.
-func phase2Payload(suites []policy.Proposal, spi policy.SPI, mode uint16, lifetime time.Duration) *wire.V1SA {
+func phase2Payload(suites []policy.Proposal, spi policy.SPI, mode uint16, lifetime policy.Lifetime) *wire.V1SA {
 	p := wire.V1Proposal{Number: 1, Protocol: wire.ProtocolESP, SPI: spiOctets(spi)}
 	for i, q := range suites {
 		encr, integ, ke := q.First(policy.TransformENCR), q.First(policy.TransformINTEG), q.First(policy.TransformKE)
@@ -117,8 +129,12 @@ func phase2Payload(suites []policy.Proposal, spi policy.SPI, mode uint16, lifeti
 		if ke.ID != 0 {
 			t.Attributes = append(t.Attributes, wire.Attribute{Type: wire.AttrV1SAGroup, Value: ke.ID})
 		}
-		if lifetime > 0 {
-			t.Attributes = append(t.Attributes, life(wire.AttrV1SALifeType, wire.AttrV1SALifeDuration, lifetime)...)
+		if d := lifetime.HardTime; d > 0 {
+			t.Attributes = append(t.Attributes, life(wire.AttrV1SALifeType, wire.AttrV1SALifeDuration, d)...)
+		}
+		if kilobytes := min(lifetime.HardOctets>>10, 1<<32-1); kilobytes > 0 {
+			t.Attributes = append(t.Attributes, wire.Attribute{Type: wire.AttrV1SALifeType, Value: wire.LifeV1Kilobytes},
+				wire.Attribute{Type: wire.AttrV1SALifeDuration, TLV: true, Data: binary.BigEndian.AppendUint32(nil, uint32(kilobytes))})
 		}
 		p.Transforms = append(p.Transforms, t)
 	}
@@ -162,7 +178,7 @@ func readPhase2(t *wire.V1Transform) (u suite, err error) {
 			return u, errNotUnderstood
 		}
 	}
-	u.proposal = policy.V1Suite(policy.ProtocolESP, encr, integ, ke)
+	u.proposal = policy.V1Suite(policy.ProtocolESP, usualKeyLength(encr), integ, ke)
 	return u, nil
 }
 

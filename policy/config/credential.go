@@ -97,7 +97,7 @@ func (l *loader) readCredential(d *draft, withCert bool) {
 	data, err := readSecretFile(d.files.Key, l.config.Gateway.SecretsPermissions)
 	var key crypto.Signer
 	if err == nil {
-		key, err = decodeKey(data)
+		key, err = decodeKey(data, leastRSA(d))
 		clear(data)
 	}
 	if err != nil {
@@ -180,7 +180,7 @@ func (l *loader) readTrust(d *draft, byCert bool) {
 	d.tunnel.Trust = t
 	var err error
 	if !byCert {
-		if t.Keys, err = readPublicKeys(d.files.RemoteKey); err != nil {
+		if t.Keys, err = readPublicKeys(d.files.RemoteKey, leastRSA(d)); err != nil {
 			l.errorf(d.keys["remote-key-file"], "remote-key-file %s: %s", d.files.RemoteKey, err)
 		}
 		return
@@ -351,14 +351,20 @@ func readRevocationLists(path string) ([]*x509.RevocationList, error) {
 	return readParts(path, x509.ParseRevocationList, "revocation list", "X509 CRL")
 }
 
-func readPublicKeys(path string) ([]crypto.PublicKey, error) {
-	keys, err := readParts(path, x509.ParsePKIXPublicKey, "public key", "PUBLIC KEY")
+// readPublicKeys reads keys, as they are or in certificates, of which nothing else counts.
+func readPublicKeys(path string, leastRSA int) ([]crypto.PublicKey, error) {
+	keys, err := readParts(path, func(der []byte) (any, error) {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			return c.PublicKey, nil
+		}
+		return x509.ParsePKIXPublicKey(der)
+	}, "public key", "PUBLIC KEY", "CERTIFICATE")
 	if err != nil {
 		return nil, err
 	}
 	out := make([]crypto.PublicKey, len(keys))
 	for i, k := range keys {
-		if err := usable(k); err != nil {
+		if err := usable(k, leastRSA); err != nil {
 			return nil, err
 		}
 		out[i] = k
@@ -368,7 +374,7 @@ func readPublicKeys(path string) ([]crypto.PublicKey, error) {
 
 // decodeKey reads a private key: PKCS #8, PKCS #1 or SEC 1, in PEM or DER. The errors of the parsers are not passed on: they
 // might quote the key.
-func decodeKey(data []byte) (crypto.Signer, error) {
+func decodeKey(data []byte, leastRSA int) (crypto.Signer, error) {
 	parts, err := blocks(data, "PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY")
 	if err != nil {
 		return nil, err
@@ -379,24 +385,32 @@ func decodeKey(data []byte) (crypto.Signer, error) {
 	defer clear(parts[0])
 	if k, err := x509.ParsePKCS8PrivateKey(parts[0]); err == nil {
 		if s, ok := k.(crypto.Signer); ok {
-			return s, usable(s.Public())
+			return s, usable(s.Public(), leastRSA)
 		}
 	}
 	if k, err := x509.ParsePKCS1PrivateKey(parts[0]); err == nil {
-		return k, usable(k.Public())
+		return k, usable(k.Public(), leastRSA)
 	}
 	if k, err := x509.ParseECPrivateKey(parts[0]); err == nil {
-		return k, usable(k.Public())
+		return k, usable(k.Public(), leastRSA)
 	}
 	return nil, errors.New("holds no private key that can be read: want RSA, ECDSA or Ed25519 in PKCS #8, PKCS #1 or SEC 1")
 }
 
+// leastRSA is the number of bits that an RSA key must have: old peers of IKEv1 have no more.
+func leastRSA(d *draft) int {
+	if d.tunnel.Version == 1 {
+		return 1024
+	}
+	return 2048
+}
+
 // usable says whether a key can sign for IKE here, and is long enough (RFC 8247, section 3.1.1).
-func usable(key crypto.PublicKey) error {
+func usable(key crypto.PublicKey, leastRSA int) error {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
-		if n := k.N.BitLen(); n < 2048 {
-			return fmt.Errorf("the RSA key has %d bits: want 2048 at least", n)
+		if n := k.N.BitLen(); n < leastRSA {
+			return fmt.Errorf("the RSA key has %d bits: want %d at least", n, leastRSA)
 		}
 		return nil
 	case *ecdsa.PublicKey:

@@ -97,7 +97,7 @@ func TestKeysAreReadInAllTheirForms(t *testing.T) {
 		"SEC 1, DER": sec1, "SEC 1, PEM": append(text("EC PARAMETERS", []byte{6, 0}), text("EC PRIVATE KEY", sec1)...),
 		"PKCS 1, DER": pkcs1, "PKCS 1, PEM": text("RSA PRIVATE KEY", pkcs1), "PKCS 8, DER": pkcs8, "PKCS 8, PEM": text("PRIVATE KEY", pkcs8),
 	} {
-		if _, err := decodeKey(append([]byte(nil), data...)); err != nil {
+		if _, err := decodeKey(append([]byte(nil), data...), 2048); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -111,7 +111,7 @@ func TestKeysAreReadInAllTheirForms(t *testing.T) {
 		"nonsense":        {[]byte("0xdeadbeef"), "no private key that can be read"},
 		"a key too short": {shortKey1024(t), "1024 bits: want 2048 at least"},
 	} {
-		if _, err := decodeKey(c.data); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "deadbeef") {
+		if _, err := decodeKey(c.data, 2048); err == nil || !strings.Contains(err.Error(), c.want) || strings.Contains(err.Error(), "deadbeef") {
 			t.Errorf("%s: %v, want %s", name, err, c.want)
 		}
 	}
@@ -266,5 +266,23 @@ func TestPrivateKeysAreNotPrinted(t *testing.T) {
 	}
 	if diff := cmp.Diff("[redacted]", cred.LogValue().String()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A pinned certificate stands for its key, whoever signed it and however long ago.
+func TestAPinnedCertificateStandsForItsKey(t *testing.T) {
+	t.Parallel()
+	ca, key := pki.New(t, "nobody", pki.P256), pki.NewKey(t, pki.RSA2048)
+	old := ca.Issue(t, "a.example", key.Public(), pki.Valid(time.Unix(0, 0), time.Unix(1, 0)))
+	path := filepath.Join(t.TempDir(), "pinned.pem")
+	if err := os.WriteFile(path, []byte(pki.CertPEM(old)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := readPublicKeys(path, 2048)
+	if err != nil || len(keys) != 1 || !policy.EqualKeys(keys[0], key.Public()) {
+		t.Errorf("%v, %v", keys, err)
+	}
+	if _, err := readPublicKeys(path, 3072); err == nil {
+		t.Error("a key shorter than the least is taken")
 	}
 }

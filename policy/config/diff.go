@@ -175,6 +175,7 @@ func peerSettings(t *policy.PeerTunnel) []said {
 	return []said{
 		{"version", strconv.Itoa(int(t.Version))},
 		{"aggressive", strconv.FormatBool(t.V1.Aggressive)},
+		{"proposal-check", t.V1.Check.String()},
 		{"local", sayLocal(t)},
 		{"remote", sayRemote(t)},
 		{"local-id", t.LocalID.String()},

@@ -60,6 +60,10 @@ var tunnelKeys = slices.Concat([]key[draft]{
 		d.tunnel.Version = uint8(n)
 	}},
 	{"aggressive", func(l *loader, d *draft, k setting) { d.tunnel.V1.Aggressive, _ = k.boolean(l) }},
+	{"proposal-check", func(l *loader, d *draft, k setting) {
+		i, _ := k.choice(l, policy.CheckClaim.String(), policy.CheckObey.String(), policy.CheckStrict.String(), policy.CheckExact.String())
+		d.tunnel.V1.Check = policy.ProposalCheck(max(i, 0))
+	}},
 	{"local", func(l *loader, d *draft, k setting) {
 		s, ok := k.text(l, "198.51.100.1")
 		if !ok {

@@ -1,6 +1,12 @@
 package config
 
-import "coati/policy"
+import (
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rsa"
+
+	"coati/policy"
+)
 
 // What a tunnel of version = 1 cannot say, because IKEv1 cannot: a suite is a block cipher, a hash and a group; a pair of SAs has one
 // selector at each end, with one port or all of them.
@@ -29,9 +35,7 @@ func (l *loader) finishVersion1(d *draft) {
 	if at, set := d.keys["aggressive"]; set && t.V1.Aggressive && t.LocalAuth == policy.ByPSK {
 		l.warnf(at, "aggressive: whoever asks this gateway can guess the key off-line: have both ends use main mode, or a long random key")
 	}
-	if t.LocalAuth != policy.ByPSK || t.RemoteAuth != policy.ByPSK {
-		l.errorf(d.keys["version"], "version: IKEv1 authenticates by a pre-shared key alone: name psk-file, and no other way")
-	}
+	l.checkVersion1Auth(d)
 	if at, set := d.keys["fragment-size"]; set {
 		l.errorf(at, "fragment-size: fragments of IKEv1 are not built in: leave the key out")
 	}
@@ -47,9 +51,6 @@ func (l *loader) finishVersion1(d *draft) {
 		child := &t.Children[i]
 		if _, set := c.keys["esp"]; !set {
 			child.ESP = defaultV1ESP
-		}
-		if child.Mode != policy.Tunnel {
-			l.errorf(c.keys["mode"], "mode: %s mode with IKEv1 is not built in yet: leave the key out", child.Mode)
 		}
 		for _, p := range child.ESP {
 			if len(policy.V1Suites([]policy.Proposal{p}, p.First(policy.TransformKE).ID)) == 0 {
@@ -75,9 +76,39 @@ func (l *loader) finishVersion1(d *draft) {
 	}
 }
 
+// checkVersion1Auth: one number says for both ends how they authenticate.
+func (l *loader) checkVersion1Auth(d *draft) {
+	t := &d.tunnel
+	if t.LocalAuth != t.RemoteAuth && !(t.LocalAuth.Signs() && t.RemoteAuth.Signs()) || t.LocalAuth == policy.ByNobody {
+		l.errorf(d.keys["version"], "version: with IKEv1 both ends authenticate by a pre-shared key, or both by signatures: see auth and remote-auth")
+		return
+	}
+	keys := []crypto.PublicKey{}
+	if t.Credential != nil && t.Credential.Key.Signer() != nil {
+		keys = append(keys, t.Credential.Key.Public())
+	}
+	if t.Trust != nil {
+		keys = append(keys, t.Trust.Keys...)
+	}
+	for i, key := range keys {
+		at, name := d.keys["remote-key-file"], "remote-key-file"
+		if i == 0 && t.Credential != nil {
+			at, name = d.keys["key-file"], "key-file"
+		}
+		switch k := key.(type) {
+		case ed25519.PublicKey:
+			l.errorf(at, "%s: IKEv1 has no signatures by Ed25519: use RSA, or ECDSA", name)
+		case *rsa.PublicKey:
+			if n := k.N.BitLen(); n < 2048 {
+				l.warnf(at, "%s: an RSA key of %d bits is insecure: it protects from nobody who means harm", name, n)
+			}
+		}
+	}
+}
+
 // refuseVersion1 reports what is for IKEv1 alone.
 func (l *loader) refuseVersion1(d *draft) {
-	for _, name := range []string{"aggressive"} {
+	for _, name := range []string{"aggressive", "proposal-check"} {
 		if at, set := d.keys[name]; set {
 			l.errorf(at, "%s: is for IKEv1 alone: add version = 1, or leave the key out", name)
 		}

@@ -36,6 +36,10 @@ func (g *Gateway) useKernel(choice config.PlaneChoice) (bool, error) {
 		g.log.Info("esp stays in userspace", slog.String(keyReason, "manual keys go to the kernel where plane = \"xfrm\" says so"))
 		return false, nil
 	}
+	if what := g.settings.OnlyUserspace(); what != "" && choice == config.PlaneAuto {
+		g.log.Info("esp stays in userspace", slog.String(keyReason, what+": the kernel's esp has no such choice"))
+		return false, nil
+	}
 	err := xfrm.Probe()
 	if err != nil && choice == config.PlaneXFRM {
 		return false, err
@@ -44,6 +48,18 @@ func (g *Gateway) useKernel(choice config.PlaneChoice) (bool, error) {
 		g.log.Info("esp stays in userspace", slog.String(keyReason, err.Error()))
 	}
 	return err == nil, nil
+}
+
+// kernelMisses is the fault of a new configuration that asks for what the kernel, which carries esp already, has not.
+func (g *Gateway) kernelMisses(next *config.Config) []config.Fault {
+	if g.kernel == nil || next == nil {
+		return nil
+	}
+	what := next.OnlyUserspace()
+	if what == "" {
+		return nil
+	}
+	return []config.Fault{{Message: what + ": the kernel carries esp and has no such choice: leave the key out, or restart with plane = \"user\" in [gateway]"}}
 }
 
 // openKernel takes the kernel for the carrier.

@@ -24,6 +24,7 @@ func (g *Gateway) Reload(ctx context.Context) (control.Reloaded, error) {
 	g.reloading.Lock()
 	defer g.reloading.Unlock()
 	next, script, faults := g.load()
+	faults = append(faults, g.kernelMisses(next)...)
 	if script != nil && !config.Failed(faults) {
 		var more []config.Fault
 		if err := g.loop.call(ctx, func() { more = g.tryManual(script) }); err != nil {

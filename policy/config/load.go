@@ -136,6 +136,7 @@ func (l *loader) finish() (*Config, []Fault) {
 		l.finishTunnel(d)
 	}
 	l.checkClaims()
+	l.checkPlane()
 	if len(l.drafts) == 0 && l.errors == 0 {
 		l.warnf(position{}, "no tunnel is configured: add a table [tunnel.NAME]")
 	}

@@ -25,6 +25,7 @@ const (
 	caseXFRMMapping   = "the peer's port changes"
 	caseXFRMKilled    = "kill -9"
 	caseXFRMFirst     = "no first packet lost"
+	caseXFRMUse       = "level use"
 	caseRawESN        = "raw ESP with ESN"
 	caseKernelUDP     = "ESP in UDP with ESN"
 	caseRawHosts      = "raw ESP, transport mode"
@@ -167,7 +168,7 @@ func kernelCells() []Cell {
 	for _, c := range frontCases() {
 		cells = append(cells, Cell{peerKernel, roleBoth, caseFronts(c)})
 	}
-	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual, caseXFRMLifetimes, caseXFRMMapping, caseXFRMKilled, caseXFRMFirst} {
+	for _, what := range []string{casePlaneTest, caseXFRMRekeys, caseXFRMManual, caseXFRMLifetimes, caseXFRMMapping, caseXFRMKilled, caseXFRMFirst, caseXFRMUse} {
 		cells = append(cells, Cell{peerXFRM, roleBoth, what})
 	}
 	for _, role := range bothRoles {

@@ -50,6 +50,18 @@ func manualCases() []manualCase {
 	return out
 }
 
+// manualPlaneCases are manualCases and ESP in UDP, for which a socket must be open at either end.
+func manualPlaneCases() []manualCase {
+	out := manualCases()
+	for _, way := range []int{wayTransport, 0, wayTransport | wayOuter6} {
+		m := manualCase{encryption: "aes-cbc", integrity: "hmac-sha256", encKey: 32, authKey: 32}
+		m.kernelCase = kernelCaseOf("", way|wayUDP)
+		m.esp = "manual keys, aes-cbc 256, hmac-sha256:"
+		out = append(out, m)
+	}
+	return out
+}
+
 // key is n octets that no other SA has.
 func (c *manualCase) key(n int, spi int) string {
 	var b strings.Builder
@@ -69,9 +81,13 @@ func (c *manualCase) script(p kernelPeers, spi int, there, back string) string {
 	if !c.transport {
 		mode, between = "tunnel", [2]string{p.outerA.String() + "-" + p.outerB.String(), p.outerB.String() + "-" + p.outerA.String()}
 	}
+	protocol := "esp"
+	if c.udp {
+		protocol = "esp-udp"
+	}
 	var b strings.Builder
 	for i, ends := range [][2]netip.Addr{{p.outerA, p.outerB}, {p.outerB, p.outerA}} {
-		fmt.Fprintf(&b, "add %s %s esp 0x%x -m %s -r 4 -E %s %s -A %s %s;\n", ends[0], ends[1], spi+i, mode,
+		fmt.Fprintf(&b, "add %s %s %s 0x%x -m %s -r 4 -E %s %s -A %s %s;\n", ends[0], ends[1], protocol, spi+i, mode,
 			c.encryption, c.secret(c.encKey, spi+i), c.integrity, c.key(c.authKey, spi+i))
 	}
 	fmt.Fprintf(&b, "spdadd %s %s any -P %s ipsec esp/%s/%s/require;\n", p.innerA, p.innerB, there, mode, between[0])

@@ -60,7 +60,7 @@ func TestInKernelManualPlane(t *testing.T) {
 	const firstSPI = 0x1000
 	var left, right strings.Builder
 	var all []kernelPeers
-	for i, c := range manualCases() {
+	for i, c := range manualPlaneCases() {
 		p := peersOf(c.kernelCase, i)
 		all = append(all, p)
 		left.WriteString(c.script(p, firstSPI+2*i, "out", "in"))
@@ -75,11 +75,11 @@ func TestInKernelManualPlane(t *testing.T) {
 	if got := kernel.Status(t).Gateway.Plane; got != "kernel" {
 		t.Fatalf("the plane is %s", got)
 	}
-	wantStates := len(manualCases()) * 2
+	wantStates := len(manualPlaneCases()) * 2
 	if got := kernelStates(t, b); len(got) != wantStates {
 		t.Fatalf("the kernel has states %v, want %d", got, wantStates)
 	}
-	for i, c := range manualCases() {
+	for i, c := range manualPlaneCases() {
 		t.Run(strings.NewReplacer(" ", "-", ",", "").Replace(c.String()), func(t *testing.T) {
 			sent := echoes(t, a, all[i].innerA, b, all[i].innerB, c.kernelCase) + echoes(t, b, all[i].innerB, a, all[i].innerA, c.kernelCase)
 			var counts [2][3]int

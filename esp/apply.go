@@ -64,8 +64,8 @@ func (p *Plane) check(tx *policy.Tx) (staged, error) {
 		if err := p.checkSA(sa, ids, spis, gone); err != nil {
 			return st, err
 		}
-		if o := p.sharedNAT(sa, gone); o != nil {
-			return st, saError(sa, "another host behind the NAT at %s, %s, has an SA for this traffic, and answers to one could not be told from answers to the other (RFC 3948, section 5.2): use tunnel mode", sa.Path.Remote.Addr(), o.config.OriginalRemote)
+		if err := p.sharedNAT(sa, gone); err != nil {
+			return st, saError(sa, "%w", err)
 		}
 		tr, err := p.newTransform(sa)
 		if err != nil {

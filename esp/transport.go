@@ -53,23 +53,17 @@ func (o *Outbound) strip(sa *outSA) bool {
 	return true
 }
 
-// sharedNAT finds an SA to another host behind the NAT that this one's peer is behind, for some of the same traffic: both peers have the
-// NAT's address, and nothing in a packet to it says which of them is meant (RFC 3948, section 5.2). A host that came
-// back by another port is not another one.
-func (p *Plane) sharedNAT(sa *policy.SA, gone map[policy.SAID]bool) *outSA {
-	path := sa.Path.Unmap()
-	if sa.Direction != policy.Outbound || sa.Mode != policy.Transport || path.Encap != policy.EncapUDP || !sa.OriginalRemote.IsValid() {
+// sharedNAT is an error if another host behind the NAT of this SA's peer has some of its traffic.
+func (p *Plane) sharedNAT(sa *policy.SA, gone map[policy.SAID]bool) error {
+	if sa.Mode != policy.Transport || sa.Direction != policy.Outbound {
 		return nil
 	}
 	for id, o := range p.out {
-		there := o.path.Load()
-		if gone[id] || o.usage.expired.Load() || o.config.Mode != policy.Transport || there.Encap != policy.EncapUDP ||
-			there.Remote.Addr() != path.Remote.Addr() || there.Local.Addr() != path.Local.Addr() || there.Remote.Port() == path.Remote.Port() ||
-			!o.config.OriginalRemote.IsValid() || o.config.OriginalRemote == sa.OriginalRemote {
+		if gone[id] || o.usage.expired.Load() {
 			continue
 		}
-		if len(policy.Narrow(sa.Local, o.config.Local)) > 0 && len(policy.Narrow(sa.Remote, o.config.Remote)) > 0 {
-			return o
+		if err := policy.BehindOneNAT(sa, &o.config, o.path.Load()); err != nil {
+			return err
 		}
 	}
 	return nil

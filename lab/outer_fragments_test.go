@@ -23,9 +23,20 @@ func brokenESP(udp bool, spi, sequence uint32) Datagram {
 	return d
 }
 
-// halves cuts an IPv4 packet in two.
+// halves cuts a packet in two.
 func halves(whole []byte, id uint16) (first, last []byte) {
-	const header, cut = 20, 1400
+	const header, header6, cut = 20, 40, 1400
+	if whole[0]>>4 == 6 {
+		part := func(data []byte, word uint16) []byte {
+			p := append([]byte(nil), whole[:header6]...)
+			p = append(p, whole[6], 0, byte(word>>8), byte(word), 0, 0, byte(id>>8), byte(id))
+			p[6] = 44 // RFC 8200, section 4.5
+			p = append(p, data...)
+			binary.BigEndian.PutUint16(p[4:], uint16(len(p)-header6))
+			return p
+		}
+		return part(whole[header6:header6+cut], 1), part(whole[header6+cut:], cut)
+	}
 	part := func(data []byte, word uint16) []byte {
 		p := append(append([]byte(nil), whole[:header]...), data...)
 		binary.BigEndian.PutUint16(p[4:], id)
@@ -44,12 +55,16 @@ func (c *Coati) dropped(t testing.TB, reason string) (n uint64) {
 }
 
 // fragmentMemory is what the host's kernel keeps of packets that are not complete, octets.
-func (h *Host) fragmentMemory(t testing.TB) (n int) {
+func (h *Host) fragmentMemory(t testing.TB, family string) (n int) {
 	t.Helper()
+	file, name := "/proc/thread-self/net/sockstat", "FRAG:"
+	if family == "IPv6" {
+		file, name = file+"6", "FRAG6:"
+	}
 	err := h.Inside(func() error {
-		b, err := os.ReadFile("/proc/thread-self/net/sockstat")
+		b, err := os.ReadFile(file)
 		for line := range strings.Lines(string(b)) {
-			if f := strings.Fields(line); len(f) == 5 && f[0] == "FRAG:" {
+			if f := strings.Fields(line); len(f) == 5 && f[0] == name {
 				n, err = strconv.Atoi(f[4])
 			}
 		}
@@ -65,73 +80,83 @@ func (h *Host) fragmentMemory(t testing.TB) (n int) {
 // the kernel is told to give them, and a live tunnel loses nothing by them; when they are forgotten, fragments pass again.
 func TestOuterFragments(t *testing.T) {
 	NeedRoot(t)
-	const limit = 256 << 10
-	for _, encap := range []string{"esp", "udp"} {
-		t.Run(encap, func(t *testing.T) {
-			t.Parallel()
-			pair := NewPair(t)
-			a, b := pair.A, pair.B
-			a.Sysctl(t, "net.ipv4.ipfrag_low_thresh", strconv.Itoa(limit/2))
-			a.Sysctl(t, "net.ipv4.ipfrag_high_thresh", strconv.Itoa(limit))
-			a.Sysctl(t, "net.ipv4.ipfrag_time", "3")
-			tunnel := Between(a, b)
-			tunnel.Encap = encap
-			target := StartCoati(t, a, tunnel)
-			peer := StartCoati(t, b, tunnel.Reversed())
-			NoLoss(t, b, a, 3)
-			number, err := strconv.ParseUint(target.Pairs(t)[0].In.SPI, 0, 32)
-			if err != nil {
-				t.Fatal(err)
-			}
-			spi := uint32(number)
-			id := uint16(0)
-			fragments := func(from netip.Addr) (first, last []byte) {
-				id++
-				return halves(brokenESP(encap == "udp", spi, 1<<20+uint32(id)).packet(from, a.Outer4), id)
-			}
-			const reason = "authentication failed"
-			for n := range 10 {
-				first, last := fragments(b.Outer4)
-				shots := [][]byte{first, last}
-				if n%2 == 1 {
-					shots[0], shots[1] = last, first
-				}
-				b.FirePackets(t, a.Outer4, shots)
-			}
-			WaitFor(t, 10*time.Second, "ten packets in fragments to be opened", func() bool { return target.dropped(t, reason) == 10 })
-
-			stranger := netip.MustParseAddr("10.9.0.66")
-			b.AddAddress(t, "eth0", netip.PrefixFrom(stranger, 24))
-			stream := StartStream(t, a, a.LAN4, b, b.LAN4, 500, 400)
-			most := 0
-			for n := range 40 {
-				from := stranger
-				if n%2 == 0 {
-					from = b.Outer4
-				}
-				var shots [][]byte
-				for range 50 {
-					first, _ := fragments(from)
-					shots = append(shots, first)
-				}
-				b.FirePackets(t, a.Outer4, shots)
-				mark := stream.Received()
-				WaitFor(t, 10*time.Second, "the stream to go on", func() bool { return stream.Received() > mark })
-				// One packet more may be taken in by each processor that looks at the limit.
-				most = max(most, a.fragmentMemory(t))
-			}
-			if most < limit/2 || most > limit+64<<10 {
-				t.Errorf("%d octets of fragments were kept, of %d that may be", most, limit)
-			}
-			stream.Stop().Undisturbed(t)
-			WaitFor(t, 20*time.Second, "packets in fragments to be opened again", func() bool {
-				first, last := fragments(b.Outer4)
-				b.FirePackets(t, a.Outer4, [][]byte{first, last})
-				return target.dropped(t, reason) > 10
+	for _, family := range families {
+		for _, encap := range []string{"esp", "udp"} {
+			t.Run(family+"-"+encap, func(t *testing.T) {
+				t.Parallel()
+				outerFragments(t, family, encap)
 			})
-			NoLoss(t, b, a, 3)
-			target.Alive(t)
-			peer.Alive(t)
-		})
+		}
 	}
+}
+
+func outerFragments(t *testing.T, family, encap string) {
+	const limit = 256 << 10
+	pair := NewPair(t)
+	a, b := pair.A, pair.B
+	setting, stranger, bits := "net.ipv4.ipfrag_", netip.MustParseAddr("10.9.0.66"), 24
+	if family == "IPv6" {
+		setting, stranger, bits = "net.ipv6.ip6frag_", netip.MustParseAddr("fd09::66"), 64
+	}
+	to, from := outer(a, family), outer(b, family)
+	a.Sysctl(t, setting+"low_thresh", strconv.Itoa(limit/2))
+	a.Sysctl(t, setting+"high_thresh", strconv.Itoa(limit))
+	a.Sysctl(t, setting+"time", "3")
+	tunnel := Between(a, b)
+	tunnel.Local, tunnel.Remote, tunnel.Encap = to, from, encap
+	target := StartCoati(t, a, tunnel)
+	peer := StartCoati(t, b, tunnel.Reversed())
+	NoLoss(t, b, a, 3)
+	number, err := strconv.ParseUint(target.Pairs(t)[0].In.SPI, 0, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spi := uint32(number)
+	id := uint16(0)
+	fragments := func(from netip.Addr) (first, last []byte) {
+		id++
+		return halves(brokenESP(encap == "udp", spi, 1<<20+uint32(id)).packet(from, to), id)
+	}
+	const reason = "authentication failed"
+	for n := range 10 {
+		first, last := fragments(from)
+		shots := [][]byte{first, last}
+		if n%2 == 1 {
+			shots[0], shots[1] = last, first
+		}
+		b.FirePackets(t, to, shots)
+	}
+	WaitFor(t, 10*time.Second, "ten packets in fragments to be opened", func() bool { return target.dropped(t, reason) == 10 })
+
+	b.AddAddress(t, "eth0", netip.PrefixFrom(stranger, bits))
+	stream := StartStream(t, a, a.LAN4, b, b.LAN4, 500, 400)
+	most := 0
+	for n := range 40 {
+		sender := stranger
+		if n%2 == 0 {
+			sender = from
+		}
+		var shots [][]byte
+		for range 50 {
+			first, _ := fragments(sender)
+			shots = append(shots, first)
+		}
+		b.FirePackets(t, to, shots)
+		mark := stream.Received()
+		WaitFor(t, 10*time.Second, "the stream to go on", func() bool { return stream.Received() > mark })
+		// One packet more may be taken in by each processor that looks at the limit.
+		most = max(most, a.fragmentMemory(t, family))
+	}
+	if most < limit/2 || most > limit+64<<10 {
+		t.Errorf("%d octets of fragments were kept, of %d that may be", most, limit)
+	}
+	stream.Stop().Undisturbed(t)
+	WaitFor(t, 20*time.Second, "packets in fragments to be opened again", func() bool {
+		first, last := fragments(from)
+		b.FirePackets(t, to, [][]byte{first, last})
+		return target.dropped(t, reason) > 10
+	})
+	NoLoss(t, b, a, 3)
+	target.Alive(t)
+	peer.Alive(t)
 }

@@ -96,6 +96,8 @@ type SA struct {
 	// OriginalLocal and OriginalRemote are, in transport mode through a NAT, our address and the peer's as the peer sees them:
 	// its checksums count them (RFC 3948, section 3.1.2; RFC 7296, section 2.23.1). Invalid: unknown.
 	OriginalLocal, OriginalRemote netip.Addr
+	// Peer is who the peer proved to be, where somebody did.
+	Peer string
 	// TunnelMTU is the outer path MTU in octets known so far; 0: unknown.
 	TunnelMTU int
 	// FragmentAfter: IPv4 packets without DF that do not fit are fragmented after encryption, not before.

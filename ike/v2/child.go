@@ -253,6 +253,9 @@ func (s *sa) deriveChild(c *child, shared policy.Secret, more ...policy.Secret) 
 		ICV96: c.cfg.ICV96 && integ.ID == policy.IntegSHA256, Header: c.cfg.Header, OriginalLocal: c.natural.local, OriginalRemote: c.natural.remote,
 		LaterFragments: c.laterFragments,
 	}
+	if !s.remoteID.IsZero() && s.remoteID.Type != policy.IDNull {
+		base.Peer = s.remoteID.String()
+	}
 	in, out := base, base
 	if !c.noTFC {
 		out.TFC = c.cfg.TFC

@@ -27,6 +27,7 @@ func Run(t *testing.T, newPlane func(testing.TB) policy.Plane) {
 		{"every algorithm of the table", algorithms},
 		{"both directions, all address families", families},
 		{"transport mode between the path's two ends", transport},
+		{"of two hosts behind one NAT the second gets no traffic of the first", oneNAT},
 		{"tunnel headers, padding and cut tags", options},
 		{"a transaction is all or none", allOrNone},
 		{"what does not exist cannot be changed", unknown},
@@ -249,6 +250,35 @@ func transport(t *testing.T, p policy.Plane) {
 }
 
 // options of an SA are the userspace plane's: others may refuse them.
+// RFC 3948, section 5.2: in transport mode nothing in a packet to the NAT says which host behind it is meant.
+func oneNAT(t *testing.T, p policy.Plane) {
+	private := netip.MustParseAddr("192.168.1.2")
+	host := func(id policy.SAID, port uint16, inside netip.Addr, peer string) policy.SA {
+		sa := SA(id, policy.Outbound, policy.SPI(0x5000+id))
+		sa.Mode, sa.OriginalLocal, sa.OriginalRemote, sa.Peer = policy.Transport, sa.Path.Local.Addr(), inside, peer
+		sa.Path.Remote = netip.AddrPortFrom(sa.Path.Remote.Addr(), port)
+		sa.Local, sa.Remote = []policy.Selector{policy.AddrSelector(sa.Path.Local.Addr())}, []policy.Selector{policy.AddrSelector(sa.Path.Remote.Addr())}
+		return sa
+	}
+	apply(t, p, policy.Tx{AddSAs: []policy.SA{host(1, 61000, private, "fqdn:one.example.org")}})
+	for _, c := range []struct {
+		what    string
+		sa      policy.SA
+		refused string // who has the traffic
+	}{
+		{"another address", host(2, 62000, private.Next(), "fqdn:two.example.org"), "192.168.1.2,"},
+		{"the same address behind a router of its own", host(3, 62000, private, "fqdn:two.example.org"), "fqdn:one.example.org, which has the same address 192.168.1.2 there"},
+		{"itself, by another port", host(4, 62000, private, "fqdn:one.example.org"), ""},
+		{"somebody who does not say who", host(5, 63000, private, ""), ""},
+	} {
+		err := p.Apply(policy.Tx{AddSAs: []policy.SA{c.sa}})
+		if (err != nil) != (c.refused != "") || err != nil && (!strings.Contains(err.Error(), c.refused) || !strings.Contains(err.Error(), "use tunnel mode")) {
+			t.Errorf("%s: %v", c.what, err)
+		}
+		lives(t, p, c.sa.ID, c.refused == "")
+	}
+}
+
 func options(t *testing.T, p policy.Plane) {
 	if p.Capabilities().Name != "userspace" {
 		t.Skip("the plane makes headers, padding and tags its own way")

@@ -89,6 +89,9 @@ func (p *Plane) check(tx *policy.Tx) error {
 		case places[at] || taken(p.byState[at]), c.Direction == policy.Inbound && (spis[c.SPI] || taken(p.inbound(c.SPI))):
 			err = errors.New("the spi is taken")
 		}
+		if err == nil {
+			err = p.sharedNAT(c, gone)
+		}
 		if err != nil {
 			return saError(c, err)
 		}
@@ -112,6 +115,19 @@ func (p *Plane) check(tx *policy.Tx) error {
 	for _, id := range tx.DeleteSAs {
 		if !known(id) {
 			return fmt.Errorf("delete of sa %d: %w", id, policy.ErrNoSA)
+		}
+	}
+	return nil
+}
+
+// sharedNAT is an error if another host behind the NAT of this SA's peer has some of its traffic.
+func (p *Plane) sharedNAT(c *policy.SA, gone map[policy.SAID]bool) error {
+	for id, s := range p.sas {
+		if gone[id] || s.gone {
+			continue
+		}
+		if err := policy.BehindOneNAT(c, &s.config, &s.config.Path); err != nil {
+			return err
 		}
 	}
 	return nil

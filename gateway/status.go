@@ -80,7 +80,7 @@ func (g *Gateway) tunnel(t *ike.TunnelStatus) control.Tunnel {
 	c := t.Config
 	out := control.Tunnel{
 		Name: t.Name, State: control.StateDown, Start: c.Start.String(), Failures: t.Failures, LastError: t.LastError, RetryAt: moment(t.RetryAt),
-		Remote: "any", NoPath: t.NoPath, LastRefused: refused(t.Refused), IKE: []control.IKE{}, Children: []control.Child{},
+		Remote: "any", Aggressive: c.V1.Aggressive, NoPath: t.NoPath, LastRefused: refused(t.Refused), IKE: []control.IKE{}, Children: []control.Child{},
 	}
 	if c.Local.IsValid() {
 		out.Local = c.Local.String()

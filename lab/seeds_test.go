@@ -20,12 +20,30 @@ type seed struct {
 	files func(s *seedEnds, here, there *Host) map[string]string
 	v6    bool // of the hosts' own addresses
 	more  bool // a second subnet behind each host
+	signs bool // by certificates
 	up    string
-	host  bool // the hosts speak to each other, else those behind them
+	host  bool   // the hosts speak to each other, else those behind them
+	state string // of a tunnel that is up, in pluto's words
 	mode  string
 }
 
-type seedEnds struct{ seed }
+type seedEnds struct {
+	seed
+}
+
+// certificates are the lines of a remote for self-signed certificates of RSA-1024 and SHA-1, each of which the other end has by file.
+func (s *seedEnds) certificates(here, there *Host) string {
+	return fmt.Sprintf("\tmy_identifier asn1dn;\n\tpeers_identifier asn1dn \"O=Seed, CN=%s\";\n\tverify_identifier on;\n\tcertificate_type x509 %q %q;\n\tpeers_certfile x509 %q;\n",
+		there.label, here.Path("own.crt"), here.Path("own.key"), there.Path("own.crt"))
+}
+
+// issue makes a host's own certificate.
+func (s *seedEnds) issue(t *testing.T, h *Host) {
+	t.Helper()
+	if s.signs {
+		h.Must(t, "openssl", "req", "-x509", "-newkey", "rsa:1024", "-sha1", "-nodes", "-days", "30", "-subj", "/O=Seed/CN="+h.label, "-keyout", h.Path("own.key"), "-out", h.Path("own.crt"))
+	}
+}
 
 func (s *seedEnds) address(h *Host) netip.Addr {
 	if s.v6 {
@@ -55,28 +73,32 @@ func (s *seedEnds) traffic(from, to *Host) (netip.Addr, netip.Addr) {
 // racoonFiles are a racoon.conf of the seeds' kind: one anonymous remote and sainfo.
 func racoonFiles(mode, cipher, hash, group, pfs string) func(*seedEnds, *Host, *Host) map[string]string {
 	return func(s *seedEnds, here, there *Host) map[string]string {
+		by, more := "pre_shared_key", ""
+		if s.signs {
+			by, more = "rsasig", s.certificates(here, there)
+		}
 		conf := fmt.Sprintf(`path pre_shared_key "psk.txt";
 log debug;
 padding { strict_check off; }
 remote anonymous {
-	exchange_mode %s;
+	exchange_mode %[1]s;
 	lifetime time 2 min;
 	proposal_check obey;
-	proposal {
-		encryption_algorithm %s;
-		hash_algorithm %s;
-		authentication_method pre_shared_key;
-		dh_group %s;
+%[7]s	proposal {
+		encryption_algorithm %[2]s;
+		hash_algorithm %[3]s;
+		authentication_method %[6]s;
+		dh_group %[4]s;
 	}
 }
 sainfo anonymous {
-	pfs_group %s;
+	pfs_group %[5]s;
 	lifetime time 2 min;
 	encryption_algorithm %[2]s;
 	authentication_algorithm hmac_%[3]s;
 	compression_algorithm deflate;
 }
-`, mode, cipher, hash, group, pfs)
+`, mode, cipher, hash, group, pfs, by, more)
 		return map[string]string{
 			"racoon.conf":      conf,
 			"psk.txt":          fmt.Sprintf("# the other end\n%s\t%s\n", s.address(there), psk),
@@ -146,7 +168,7 @@ conn seed
 	left=%s
 	right=%s
 %s	authby=secret
-	ike=aes128-sha1;modp1024
+	ike=aes128-sha;modp1024
 	phase2alg=aes128-sha1;modp1024
 	ikelifetime=2m
 	keylife=2m
@@ -156,13 +178,21 @@ conn seed
 	}
 }
 
+const (
+	stateMain       = "STATE_MAIN_I4"
+	stateAggressive = "STATE_AGGR_I2"
+)
+
 var seeds = []seed{
-	{name: "racoon, main mode, tunnel", files: racoonFiles("main", "3des", "sha1", "modp1024", "modp768"), mode: "tunnel"},
-	{name: "racoon, aggressive mode, tunnel", files: racoonFiles("aggressive", "3des", "sha1", "2", "1"), mode: "tunnel"},
-	{name: "racoon, IPv6, tunnel", files: racoonFiles("main", "3des", "md5", "modp1024", "modp1024"), mode: "tunnel", v6: true},
-	{name: "racoon, two subnets, unique", files: racoonFiles("main", "aes 128", "sha1", "modp1024", "modp1024"), mode: "tunnel", more: true},
-	{name: "pluto, tunnel, ipsec auto --up", files: plutoFiles, mode: "tunnel", up: "seed"},
-	{name: "pluto, IPv6, tunnel, ipsec auto --up", files: plutoFiles, mode: "tunnel", up: "seed", v6: true},
+	{name: "racoon, main mode, transport", files: racoonFiles("main", "3des", "sha1", "modp1024", "modp768"), mode: "transport", host: true, state: stateMain},
+	{name: "racoon, aggressive mode, transport", files: racoonFiles("aggressive", "3des", "sha1", "2", "1"), mode: "transport", host: true, state: stateAggressive},
+	{name: "racoon, aggressive mode, tunnel", files: racoonFiles("aggressive", "3des", "sha1", "2", "1"), mode: "tunnel", state: stateAggressive},
+	{name: "racoon, RSA-1024, transport", files: racoonFiles("main", "3des", "sha1", "modp1024", "modp1024"), mode: "transport", host: true, signs: true, state: stateMain},
+	{name: "racoon, IPv6, tunnel", files: racoonFiles("main", "3des", "md5", "modp1024", "modp1024"), mode: "tunnel", v6: true, state: stateMain},
+	{name: "racoon, IPv6, transport", files: racoonFiles("main", "3des", "md5", "modp1024", "modp1024"), mode: "transport", host: true, v6: true, state: stateMain},
+	{name: "racoon, two subnets, unique", files: racoonFiles("main", "aes 128", "sha1", "modp1024", "modp1024"), mode: "tunnel", more: true, state: stateMain},
+	{name: "pluto, tunnel, ipsec auto --up", files: plutoFiles, mode: "tunnel", up: "seed", state: stateMain},
+	{name: "pluto, IPv6, transport, ipsec auto --up", files: plutoFiles, mode: "transport", host: true, up: "seed", v6: true, state: stateMain},
 }
 
 // startSeed starts a daemon with the files as they are, and links to the program by its other names.
@@ -211,6 +241,8 @@ func TestSeeds(t *testing.T) {
 			s := &seedEnds{x}
 			pair := NewPair(t)
 			a, b := pair.A, pair.B
+			s.issue(t, a)
+			s.issue(t, b)
 			right, left := startSeed(t, s, b, a), startSeed(t, s, a, b)
 			if s.up != "" {
 				s.upByName(t, left)
@@ -278,6 +310,9 @@ func rekeyed(t *testing.T, c *Coati) {
 func (s *seedEnds) told(t *testing.T, c *Coati, there *Host) {
 	t.Helper()
 	peer := s.address(there).String()
+	if output := c.link(t, "ipsec", "status"); !strings.Contains(output, " "+s.state+" (") {
+		t.Errorf("no %s in\n%s", s.state, output)
+	}
 	if s.up == "" {
 		if output := c.link(t, "racoonctl", "show-sa", "isakmp"); !strings.Contains(output, "\n"+peer+".500 ") {
 			t.Errorf("no SA with %s in\n%s", peer, output)

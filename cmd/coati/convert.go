@@ -91,6 +91,11 @@ func writeConverted(output string, converted []*legacy.Converted) error {
 				return err
 			}
 		}
+		for _, name := range slices.Sorted(maps.Keys(c.Files)) {
+			if err := writeNew(filepath.Join(filepath.Dir(output), name), c.Files[name], 0o600); err != nil {
+				return err
+			}
+		}
 	}
 	return writeNew(output, text, 0o644)
 }

@@ -144,12 +144,18 @@ func each(ctx context.Context, list []control.Target, do func(context.Context, c
 // plutoState is the name of a state, and what pluto says of it.
 type plutoState struct{ name, text string }
 
-func ikeState(i control.IKE) plutoState {
+func ikeState(i control.IKE, aggressive bool) plutoState {
 	role, last := "R", "3"
 	if i.Initiator {
 		role, last = "I", "4"
 	}
 	switch {
+	case i.Version == 1 && aggressive && i.Established == nil:
+		return plutoState{"STATE_AGGR_" + role + "1", "negotiating"}
+	case i.Version == 1 && aggressive && i.Initiator:
+		return plutoState{"STATE_AGGR_I2", "sent AI2, ISAKMP SA established"}
+	case i.Version == 1 && aggressive:
+		return plutoState{"STATE_AGGR_R2", "ISAKMP SA established"}
 	case i.Version == 2 && i.Established != nil:
 		return plutoState{"STATE_V2_ESTABLISHED_IKE_SA", "established IKE SA"}
 	case i.Version == 2:
@@ -214,7 +220,7 @@ func plutoUp(s control.Status, list []control.Target) string {
 			continue
 		}
 		if sa.child == nil {
-			st := ikeState(sa.ike)
+			st := ikeState(sa.ike, sa.tunnel.Aggressive)
 			fmt.Fprintf(&b, "004 %q #%d: %s: %s {%s}\n", sa.display, sa.number, st.name, st.text, sa.ike.Proposal)
 			continue
 		}
@@ -274,7 +280,7 @@ func plutoLines(s control.Status) string {
 	fmt.Fprintf(&b, "000  \n000 Total IPsec connections: loaded %d, active %d\n000  \n000 State list:\n000  \n", count(s), children)
 	for _, sa := range all {
 		if sa.child == nil {
-			st := ikeState(sa.ike)
+			st := ikeState(sa.ike, sa.tunnel.Aggressive)
 			newest := ""
 			if sa.newest {
 				newest = "; newest ISAKMP"

@@ -85,7 +85,8 @@ func newRoot() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "coati",
 		Short: "an IPsec gateway in userspace",
-		Long: `Coati is an IPsec gateway: it negotiates with IKEv2 and carries ESP in userspace over a TUN device.
+		Long: `Coati is an IPsec gateway: it negotiates with IKEv2, and with IKEv1 where a file asks for it,
+and carries ESP in userspace over a TUN device. Its files are its own, or those of setkey, racoon and pluto as they are.
 
 The daemon is coati run. The other commands talk to it over its control socket, which --control or the
 variable COATI_SOCKET names.`,

@@ -133,15 +133,17 @@ const (
 
 // Tunnel is one configured peer.
 type Tunnel struct {
-	Name      string     `json:"name"`
-	State     string     `json:"state"`
-	Local     string     `json:"local"`  // address as configured; empty: as the route says
-	Remote    string     `json:"remote"` // address, host name or "any", as configured
-	Start     string     `json:"start"`
-	Failures  int        `json:"failures"` // attempts in a row
-	LastError string     `json:"last_error,omitempty"`
-	RetryAt   *time.Time `json:"retry_at,omitempty"`
-	Next      string     `json:"next,omitempty"` // what brings it up, for people; empty if it is up
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Local  string `json:"local"`  // address as configured; empty: as the route says
+	Remote string `json:"remote"` // address, host name or "any", as configured
+	Start  string `json:"start"`
+	// Aggressive: it is a tunnel of IKEv1's aggressive mode.
+	Aggressive bool       `json:"aggressive,omitempty"`
+	Failures   int        `json:"failures"` // attempts in a row
+	LastError  string     `json:"last_error,omitempty"`
+	RetryAt    *time.Time `json:"retry_at,omitempty"`
+	Next       string     `json:"next,omitempty"` // what brings it up, for people; empty if it is up
 	// NoPath is why packets cannot reach the peer any more although there are SAs; empty: nothing is known of that.
 	NoPath string `json:"no_path,omitempty"`
 	// LastRefused is a peer's latest attempt that was refused; forgotten when all is up with a peer at its address.

@@ -94,7 +94,7 @@ func (l *loader) finishCredentials(d *draft) {
 // readCredential reads our key and certificates.
 func (l *loader) readCredential(d *draft, withCert bool) {
 	at := d.keys["key-file"]
-	data, err := readSecretFile(d.files.Key, l.config.Gateway.SecretsPermissions)
+	data, err := l.privateFile(d.files.Key)
 	var key crypto.Signer
 	if err == nil {
 		key, err = decodeKey(data, leastRSA(d))
@@ -180,7 +180,11 @@ func (l *loader) readTrust(d *draft, byCert bool) {
 	d.tunnel.Trust = t
 	var err error
 	if !byCert {
-		if t.Keys, err = readPublicKeys(d.files.RemoteKey, leastRSA(d)); err != nil {
+		data, err := l.publicFile(d.files.RemoteKey)
+		if err == nil {
+			t.Keys, err = decodePublicKeys(data, leastRSA(d))
+		}
+		if err != nil {
 			l.errorf(d.keys["remote-key-file"], "remote-key-file %s: %s", d.files.RemoteKey, err)
 		}
 		return
@@ -314,6 +318,10 @@ func readParts[T any](path string, parse func([]byte) (T, error), what string, t
 	if err != nil {
 		return nil, err
 	}
+	return decodeParts(data, parse, what, types...)
+}
+
+func decodeParts[T any](data []byte, parse func([]byte) (T, error), what string, types ...string) ([]T, error) {
 	parts, err := blocks(data, types...)
 	if err != nil {
 		return nil, err
@@ -351,9 +359,9 @@ func readRevocationLists(path string) ([]*x509.RevocationList, error) {
 	return readParts(path, x509.ParseRevocationList, "revocation list", "X509 CRL")
 }
 
-// readPublicKeys reads keys, as they are or in certificates, of which nothing else counts.
-func readPublicKeys(path string, leastRSA int) ([]crypto.PublicKey, error) {
-	keys, err := readParts(path, func(der []byte) (any, error) {
+// decodePublicKeys reads keys, as they are or in certificates, of which nothing else counts.
+func decodePublicKeys(data []byte, leastRSA int) ([]crypto.PublicKey, error) {
+	keys, err := decodeParts(data, func(der []byte) (any, error) {
 		if c, err := x509.ParseCertificate(der); err == nil {
 			return c.PublicKey, nil
 		}

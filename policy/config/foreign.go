@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"path/filepath"
 	"slices"
 
@@ -15,6 +16,8 @@ type Foreign struct {
 	Origin []Place // of each line of Text
 	// Secrets are the pre-shared keys that psk-file names, which are not read from disk.
 	Secrets map[string]policy.Secret
+	// Files are those of private and public keys, in PEM, which are not read from disk.
+	Files map[string][]byte
 }
 
 // Place is a line of another program's file, and the directive there.
@@ -48,6 +51,9 @@ func (l *loader) readForeign(f *Foreign) {
 	}
 	for name, s := range f.Secrets {
 		l.psks[filepath.Clean(filepath.Join(dir, name))] = &pskFile{secret: s}
+	}
+	for name, data := range f.Files {
+		l.memory[filepath.Clean(filepath.Join(dir, name))] = data
 	}
 	root := parse(f.File, slices.Clip(f.Text), &l.report)
 	if root == nil {
@@ -89,4 +95,20 @@ func sayDirectives(faults []Fault, foreign []Foreign) []Fault {
 		}
 	}
 	return faults
+}
+
+// privateFile is the content of a private key's file.
+func (l *loader) privateFile(path string) ([]byte, error) {
+	if data, ok := l.memory[path]; ok {
+		return bytes.Clone(data), nil
+	}
+	return readSecretFile(path, l.config.Gateway.SecretsPermissions)
+}
+
+// publicFile is the content of a public key's file.
+func (l *loader) publicFile(path string) ([]byte, error) {
+	if data, ok := l.memory[path]; ok {
+		return data, nil
+	}
+	return readPublicFile(path)
 }

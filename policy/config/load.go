@@ -20,6 +20,7 @@ type loader struct {
 	drafts      []*draft
 	byName      map[string]*draft
 	psks        map[string]*pskFile
+	memory      map[string][]byte // files of keys that are not on disk
 	certs       map[string]parts[*x509.Certificate]
 	crls        map[string]parts[*x509.RevocationList]
 	now         func() time.Time
@@ -32,6 +33,7 @@ func newLoader() *loader {
 		gatewayKeys: map[string]position{},
 		byName:      map[string]*draft{},
 		psks:        map[string]*pskFile{},
+		memory:      map[string][]byte{},
 		certs:       map[string]parts[*x509.Certificate]{},
 		crls:        map[string]parts[*x509.RevocationList]{},
 		now:         time.Now,

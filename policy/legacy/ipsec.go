@@ -150,7 +150,7 @@ func (r *ipsecReader) read() {
 		case s.kind == "conn" && strings.HasPrefix(s.name, "%"):
 			r.lost(s.at, "%s: a conn that is built in elsewhere is not here", clip(s.name))
 		case s.kind == "conn":
-			c := &conn{name: s.name, at: s.at, params: r.whole(s, byName, nil)}
+			c := &conn{name: s.name, at: s.at, params: r.whole(s, byName)}
 			// A conn without auto of its own is there to be named by also, unless %default says otherwise.
 			for k, p := range def {
 				if _, set := c.params[k]; !set {
@@ -159,7 +159,7 @@ func (r *ipsecReader) read() {
 			}
 			r.conns = append(r.conns, c)
 		case s.kind == "ca":
-			all := r.whole(s, byName, nil)
+			all := r.whole(s, byName)
 			if p, ok := all["cacert"]; ok && all["auto"].value != "ignore" {
 				r.cacerts = append(r.cacerts, p)
 			}
@@ -183,18 +183,15 @@ func (r *ipsecReader) own(s *ipsecSection) map[string]param {
 	return out
 }
 
-// whole are a section's parameters and those of the sections that it names with also.
-func (r *ipsecReader) whole(s *ipsecSection, byName map[string]*ipsecSection, open []*ipsecSection) map[string]param {
-	out := map[string]param{}
-	if len(open) == 0 {
-		out = r.own(s)
-	} else {
-		for _, p := range s.params {
-			out[p.key] = p
-		}
-		delete(out, "also")
-	}
-	open = append(open, s)
+// whole are a section's parameters and those of the sections that it names with also. What is nearer counts.
+func (r *ipsecReader) whole(s *ipsecSection, byName map[string]*ipsecSection) map[string]param {
+	out := r.own(s)
+	r.gather(s, byName, []*ipsecSection{s}, map[*ipsecSection]bool{s: true}, out)
+	return out
+}
+
+// gather adds what others say. Each is looked at once, however many name it.
+func (r *ipsecReader) gather(s *ipsecSection, byName map[string]*ipsecSection, open []*ipsecSection, seen map[*ipsecSection]bool, out map[string]param) {
 	for _, p := range s.params {
 		if p.key != "also" {
 			continue
@@ -204,20 +201,25 @@ func (r *ipsecReader) whole(s *ipsecSection, byName map[string]*ipsecSection, op
 			switch {
 			case other == nil:
 				r.once(config.Error, p.at, "there is no %s of that name", s.kind)
+				continue
 			case slices.Contains(open, other):
 				r.once(config.Error, p.at, "leads back to where it began")
+				continue
 			case len(open) > maxIncludeDepth:
 				r.once(config.Error, p.at, "is more than %d deep", maxIncludeDepth)
-			default:
-				for k, v := range r.whole(other, byName, open) {
-					if _, set := out[k]; !set {
-						out[k] = v
-					}
+				continue
+			case seen[other]:
+				continue
+			}
+			seen[other] = true
+			for _, q := range other.params {
+				if _, set := out[q.key]; !set && q.key != "also" {
+					out[q.key] = q
 				}
 			}
+			r.gather(other, byName, append(open, other), seen, out)
 		}
 	}
-	return out
 }
 
 // once says what several conns would say alike.

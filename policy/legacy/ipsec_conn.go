@@ -198,12 +198,7 @@ var connHandlers = map[string]func(*connReader, param){
 	"leftxauthserver":   yesIs(config.Error, "XAUTH is not read yet"),
 	"leftmodecfgclient": yesIs(config.Error, "nothing is asked by mode config yet"),
 	"leftmodecfgserver": yesIs(config.Error, "nothing is told by mode config yet"),
-	"leftrsasigkey": func(c *connReader, p param) {
-		if p.value != "%cert" && p.value != "" {
-			c.once(config.Error, p.at, "keys that are written out are not read: want %%cert, and certificates in leftcert")
-		}
-	},
-	"connaddrfamily": family("left", "right"), "hostaddrfamily": family("left", "right"), "clientaddrfamily": family("leftsubnet", "rightsubnet"),
+	"connaddrfamily":    family("left", "right"), "hostaddrfamily": family("left", "right"), "clientaddrfamily": family("leftsubnet", "rightsubnet"),
 	"authby": func(c *connReader, p param) { c.authentication(p) }, "leftauth": func(c *connReader, p param) { c.authentication(p) },
 	"esn": func(c *connReader, p param) {
 		if !slices.Contains([]string{"yes", "no", "either"}, p.value) {

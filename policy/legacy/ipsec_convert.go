@@ -13,7 +13,7 @@ import (
 // Convert makes tunnels of the conns that are to be there. Conns of the same two hosts that want the same of the tunnel are its
 // children.
 func (f *IPsecFiles) Convert(host Host, disk Disk) (*Converted, []config.Fault) {
-	c := &ipsecConversion{IPsecFiles: f, faults: &faults{}, native: newNative(), host: host, disk: disk, said: map[config.Fault]bool{}}
+	c := &ipsecConversion{IPsecFiles: f, faults: &faults{}, native: newNative(), host: host, disk: disk, said: map[config.Fault]bool{}, byKey: map[string]*ipsecTunnel{}}
 	c.gateway()
 	for _, x := range c.conns {
 		c.conn(x)
@@ -39,18 +39,26 @@ type ipsecConversion struct {
 	disk    Disk
 	said    map[config.Fault]bool
 	tunnels []*ipsecTunnel
+	byKey   map[string]*ipsecTunnel // by all that conns of one tunnel have in common
 }
 
 // ipsecTunnel is what conns have in common.
 type ipsecTunnel struct {
-	key      string
 	name     string
 	at       config.Place
 	settings []setting
 	start    int
 	startAt  config.Place
 	secret   *ipsecSecret
+	files    []ipsecFile
 	children []ipsecChild
+}
+
+// ipsecFile is a key that travels beside the text, under a name that ends so.
+type ipsecFile struct {
+	key, ending string
+	data        []byte
+	at          config.Place
 }
 
 type ipsecChild struct {
@@ -149,12 +157,17 @@ func (c *connReader) identities(us, them *ipsecEnd, t *ipsecTunnel) {
 	}
 	if theirID == "" && theirs == "cert" && them.addr.IsValid() {
 		theirID, theirAt = them.addr.String(), them.at
-		if _, pinned := c.params[them.side+"cert"]; pinned {
-			theirID = "any"
-		}
 	}
 	if theirID != "" {
 		c.set(&c.peer, theirAt, "remote-id", quoteTOML(theirID))
+	}
+	if p, set := c.params[them.side+"rsasigkey"]; theirs == "cert" && set && p.value != "%cert" && p.value != "" {
+		theirs = "pubkey"
+	} else if p, set := c.params[them.side+"cert"]; theirs == "cert" && set && p.value != "" {
+		theirs = "pubkey" // the certificate stands for its key
+	}
+	if _, certified := c.params[us.side+"cert"]; ours == "cert" && !certified && slices.ContainsFunc(c.secrets, func(s ipsecSecret) bool { return s.pem != nil }) {
+		ours = "pubkey"
 	}
 	if ours != "psk" {
 		c.set(&c.peer, oursAt, "auth", quoteTOML(ours))
@@ -177,11 +190,11 @@ func (c *connReader) identities(us, them *ipsecEnd, t *ipsecTunnel) {
 			c.once(config.Error, c.at, "%s: no PSK in ipsec.secrets is for its ends", clip(c.name))
 		}
 	}
-	if ours == "cert" {
-		c.ourCertificate(us, mine, others)
+	if ours == "cert" || ours == "pubkey" {
+		c.ourKey(us, mine, others, ours == "cert", t)
 	}
-	if theirs == "cert" {
-		c.theirCertificate(them)
+	if theirs == "cert" || theirs == "pubkey" {
+		c.theirKey(them, t)
 	}
 }
 
@@ -192,31 +205,49 @@ func (c *connReader) certPath(folder, name string) string {
 	return filepath.Join(filepath.Dir(c.file), "ipsec.d", folder, name)
 }
 
-func (c *connReader) ourCertificate(us *ipsecEnd, mine, others []string) {
+// ourKey writes certificate and private key, or the key alone.
+func (c *connReader) ourKey(us *ipsecEnd, mine, others []string, certified bool, t *ipsecTunnel) {
 	p, set := c.params[us.side+"cert"]
-	if !set || p.value == "" {
-		c.once(config.Error, c.at, "%s: rsasig needs %scert", clip(c.name), us.side)
+	switch {
+	case certified && (!set || p.value == ""):
+		c.once(config.Error, c.at, "%s: rsasig needs %scert, or a key that is written out in ipsec.secrets", clip(c.name), us.side)
 		return
+	case certified:
+		c.set(&c.peer, p.at, "cert-file", quoteTOML(c.certPath("certs", p.value)))
+	default:
+		p.at = c.at
 	}
-	c.set(&c.peer, p.at, "cert-file", quoteTOML(c.certPath("certs", p.value)))
-	k := findSecret(c.secrets, []string{"RSA", "ECDSA", "PKCS8", "PRIVATE"}, mine, others)
-	if k == nil {
-		c.once(config.Error, p.at, "no RSA or ECDSA in ipsec.secrets names the certificate's key")
-		return
+	list := slices.DeleteFunc(slices.Clone(c.secrets), func(s ipsecSecret) bool { return !certified && s.pem == nil })
+	switch k := findSecret(list, []string{"RSA", "ECDSA", "PKCS8", "PRIVATE"}, mine, others); {
+	case k == nil:
+		c.once(config.Error, p.at, "no RSA or ECDSA in ipsec.secrets is our key")
+	case k.pem != nil:
+		t.files = append(t.files, ipsecFile{"key-file", ".key", k.pem, k.at})
+	default:
+		c.set(&c.peer, k.at, "key-file", quoteTOML(k.file))
 	}
-	c.set(&c.peer, k.at, "key-file", quoteTOML(k.file))
 }
 
-func (c *connReader) theirCertificate(them *ipsecEnd) {
+// theirKey writes by what the peer's signature is believed: a key, a certificate that stands for it, or an authority.
+func (c *connReader) theirKey(them *ipsecEnd, t *ipsecTunnel) {
+	if p, set := c.params[them.side+"rsasigkey"]; set && p.value != "%cert" && p.value != "" {
+		key, err := publicPEM(p.value)
+		if err != nil {
+			c.once(config.Error, p.at, "%s", err)
+			return
+		}
+		t.files = append(t.files, ipsecFile{"remote-key-file", ".pub", key, p.at})
+		return
+	}
 	if p, set := c.params[them.side+"cert"]; set && p.value != "" {
-		c.set(&c.peer, p.at, "ca-file", quoteTOML(c.certPath("certs", p.value)))
+		c.set(&c.peer, p.at, "remote-key-file", quoteTOML(c.certPath("certs", p.value)))
 		return
 	}
 	switch len(c.cacerts) {
 	case 1:
 		c.set(&c.peer, c.cacerts[0].at, "ca-file", quoteTOML(c.certPath("cacerts", c.cacerts[0].value)))
 	case 0:
-		c.once(config.Error, c.at, "%s: rsasig needs a section ca with cacert, or %scert", clip(c.name), them.side)
+		c.once(config.Error, c.at, "%s: rsasig needs a section ca with cacert, %scert or %[2]srsasigkey", clip(c.name), them.side)
 	default:
 		c.once(config.Error, c.cacerts[1].at, "there is more than one authority: put them into one file")
 	}
@@ -361,11 +392,10 @@ func (c *ipsecConversion) join(t *ipsecTunnel) {
 	if t.secret != nil {
 		fmt.Fprintf(&key, "secret %s:%d\n", t.secret.at.File, t.secret.at.Line)
 	}
-	t.key = key.String()
-	for _, o := range c.tunnels {
-		if o.key != t.key {
-			continue
-		}
+	for _, f := range t.files {
+		fmt.Fprintf(&key, "%s %s:%d\n", f.key, f.at.File, f.at.Line)
+	}
+	if o := c.byKey[key.String()]; o != nil {
 		if o.start != t.start {
 			c.warn(t.startAt, "conn %s is of the same tunnel, and has another auto: the sooner one counts for both", clip(o.name))
 			if t.start > o.start {
@@ -375,6 +405,7 @@ func (c *ipsecConversion) join(t *ipsecTunnel) {
 		o.children = append(o.children, t.children...)
 		return
 	}
+	c.byKey[key.String()] = t
 	c.tunnels = append(c.tunnels, t)
 }
 
@@ -386,6 +417,9 @@ func (c *ipsecConversion) write(t *ipsecTunnel) {
 	}
 	if t.secret != nil {
 		c.secretFile(t.at, name, t.secret.secret.Clone(), t.secret.at)
+	}
+	for _, f := range t.files {
+		c.memoryFile(t.at, f.key, name+f.ending, f.data, f.at)
 	}
 	c.text(t.startAt, "start", startWords[t.start])
 	names := map[string]bool{}

@@ -31,7 +31,7 @@ var ipsecRows = slices.Concat([]row{
 	{"conn", "leftsubnets", supported, "a child for each pair"},
 	{"conn", "leftprotoport", supported, "as 17/1701 or udp/1701, %any"},
 	{"conn", "leftcert", supported, "a file, of ipsec.d/certs; the peer's is pinned. Nicknames in a database are not found"},
-	{"conn", "leftrsasigkey", supported, "%cert; keys that are written out are refused"},
+	{"conn", "leftrsasigkey", supported, "%cert, or a key that is written out, 0s and base64"},
 	{"conn", "leftsendcert", lost, "our certificate is sent where it is asked for"},
 	{"conn", "leftsourceip", lost, "the address of this host that lies in leftsubnet is used by itself; none is asked for or handed out"},
 	{"conn", "leftnexthop", lost, "the way to the peer is the routing table's"},
@@ -118,7 +118,7 @@ var ipsecRows = slices.Concat([]row{
 	[]row{
 		{"ipsec.secrets", "include", supported, "with patterns; every file belongs to root or the user that runs coati, and has no bits for group and others"},
 		{"ipsec.secrets", "PSK", supported, "in quotation marks, or 0x, 0s, 0t; the entry that names both ends counts before one that names one, or none"},
-		{"ipsec.secrets", "RSA", supported, "a file in PEM, of ipsec.d/private, without passphrase; keys that are written out are lost"},
+		{"ipsec.secrets", "RSA", supported, "a file in PEM, of ipsec.d/private, without passphrase; or a key that is written out in braces"},
 		{"ipsec.secrets", "ECDSA", supported, "as RSA"},
 		{"ipsec.secrets", "PKCS8", supported, "as RSA"},
 		{"ipsec.secrets", "PRIVATE", supported, "as RSA"},

@@ -18,6 +18,7 @@ type ipsecSecret struct {
 	kind   string   // PSK, RSA, ECDSA
 	secret policy.Secret
 	file   string // of a private key
+	pem    []byte // a private key that is written out
 	at     config.Place
 }
 
@@ -212,7 +213,12 @@ func (p *secretsParser) psk(at config.Place, e ipsecSecret, value []token) {
 func (p *secretsParser) privateKey(at config.Place, e ipsecSecret, value []token) {
 	switch {
 	case strings.HasPrefix(value[0].text, "{"):
-		p.lost(at, "keys that are written out are not read: write them to a file in PEM")
+		var err error
+		if e.pem, err = privatePEM(value); err != nil {
+			p.fault(at, "%s", err)
+			return
+		}
+		p.out = append(p.out, e)
 		return
 	case len(value) > 1:
 		p.lost(at, "keys with a passphrase are not read: write the key without one")

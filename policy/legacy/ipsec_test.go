@@ -291,7 +291,7 @@ func TestIPsecFaults(t *testing.T) {
 		{base + " rightsubnet=vhost:%priv\n", ":7: rightsubnet: want prefixes"},
 		{base + " rightsubnet=10.0.0.0/99\n", ":7: rightsubnet: "},
 		{base + " leftxauthclient=yes\n", ":7: leftxauthclient: yes: XAUTH is not read yet"},
-		{base + " leftrsasigkey=0sAQ\n", ":7: leftrsasigkey: keys that are written out"},
+		{strings.Replace(base, "authby=secret", "authby=rsasig\n leftcert=c\n rightrsasigkey=0sAQ", 1), ":6: rightrsasigkey: a public key is 0s"},
 		{base + " dpdaction=maybe\n", ":7: dpdaction: want clear"},
 		{strings.Replace(base, "add", "sometimes", 1), ":5: auto: want ignore"},
 		{strings.Replace(base, "secret", "never", 1), ":4: authby: this way"},
@@ -378,5 +378,26 @@ func TestIPsecIsToldFromOthers(t *testing.T) {
 		if LooksLikeSecrets([]byte(text)) != want {
 			t.Errorf("%q", text)
 		}
+	}
+}
+
+// Sections that name each other ten times, sixteen deep, are looked at once each.
+func TestAlsoIsNotFollowedTwice(t *testing.T) {
+	t.Parallel()
+	var conf strings.Builder
+	conf.WriteString(plutoConf)
+	for depth := range 15 {
+		for i := range 10 {
+			fmt.Fprintf(&conf, "conn c%d-%d\n", depth, i)
+			for j := range 10 {
+				fmt.Fprintf(&conf, "\talso=c%d-%d\n", depth+1, j)
+			}
+		}
+	}
+	for i := range 10 {
+		fmt.Fprintf(&conf, "conn c15-%d\n keyingtries=%d\n", i, i)
+	}
+	if _, cfg, faults := ipsecConverted(conf.String(), plutoSecrets, atHome("192.0.2.1")); cfg == nil {
+		t.Errorf("%v", faults)
 	}
 }

@@ -15,7 +15,7 @@ import (
 // Converted is what files of racoon or pluto say, in the words of Coati's own file.
 type Converted struct {
 	config.Foreign
-	// KeyFrom says where each of Secrets stands, as file:line, by the name of its file.
+	// KeyFrom says where each of Secrets and Files stands, as file:line, by the name of its file.
 	KeyFrom map[string]string
 	// Script is what setkey's scripts say beyond that; nil where there are none.
 	Script *Script
@@ -26,16 +26,17 @@ type native struct {
 	buf     bytes.Buffer
 	origin  []config.Place
 	secrets map[string]policy.Secret
+	files   map[string][]byte
 	from    map[string]string
 	names   map[string]bool // of tunnels
 }
 
 func newNative() *native {
-	return &native{secrets: map[string]policy.Secret{}, from: map[string]string{}, names: map[string]bool{}}
+	return &native{secrets: map[string]policy.Secret{}, files: map[string][]byte{}, from: map[string]string{}, names: map[string]bool{}}
 }
 
 func (n *native) converted(file string) *Converted {
-	return &Converted{Foreign: config.Foreign{File: file, Text: n.buf.Bytes(), Origin: n.origin, Secrets: n.secrets}, KeyFrom: n.from}
+	return &Converted{Foreign: config.Foreign{File: file, Text: n.buf.Bytes(), Origin: n.origin, Secrets: n.secrets, Files: n.files}, KeyFrom: n.from}
 }
 
 func (n *native) line(at config.Place, format string, args ...any) {
@@ -78,6 +79,12 @@ func (n *native) secretFile(at config.Place, tunnel string, s policy.Secret, fro
 	name := tunnel + ".psk"
 	n.secrets[name], n.from[name] = s, place(from.File, from.Line)
 	n.text(at, "psk-file", name)
+}
+
+// memoryFile names a file of a key, whose octets travel beside the text.
+func (n *native) memoryFile(at config.Place, key, name string, data []byte, from config.Place) {
+	n.files[name], n.from[name] = data, place(from.File, from.Line)
+	n.text(at, key, name)
 }
 
 // tunnelName is a name for a tunnel that no other has, made of what it is to say.

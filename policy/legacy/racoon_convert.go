@@ -1,6 +1,7 @@
 package legacy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -76,17 +77,23 @@ func (c *racoonConversion) gateway() {
 // split tells the policies that racoon serves from the others.
 func (c *racoonConversion) split(db *Database) (*Script, []*flow) {
 	ranked := slices.Clone(db.Policies)
-	slices.SortStableFunc(ranked, func(a, b *Entry) int { return int(a.Priority>>1) - int(b.Priority>>1) })
+	slices.SortStableFunc(ranked, func(a, b *Entry) int { return cmp.Compare(a.Priority, b.Priority) })
 	var flows []*flow
 	var rest []*Entry
 	mirrors := map[Selection]bool{}
+	manual, in := manualFor(db), map[Selection]bool{}
 	var inbound []*Entry
+	if len(ranked)*(len(c.sainfos)+1) > maxComparisons {
+		c.fault(config.Place{File: c.file}, "there are too many policies and sainfos to be compared")
+		return nil, nil
+	}
 	for i, e := range ranked {
 		switch {
-		case e.Action != policy.Protect || manualFor(db, e):
+		case e.Action != policy.Protect || manual(e):
 			rest = append(rest, e)
 		case e.Direction != Out:
 			inbound = append(inbound, e)
+			in[e.Selection] = true
 		default:
 			if f := c.match(e); f != nil {
 				f.rank = i
@@ -106,8 +113,7 @@ func (c *racoonConversion) split(db *Database) (*Script, []*flow) {
 		}
 	}
 	for _, f := range flows {
-		m := mirror(f.entry.Selection)
-		if !slices.ContainsFunc(inbound, func(e *Entry) bool { return e.Direction == In && e.Selection == m }) {
+		if !in[mirror(f.entry.Selection)] {
 			c.warn(f.at, "no in policy is the mirror of this out policy: what comes in must be protected all the same")
 		}
 	}
@@ -138,16 +144,23 @@ func ends(e *Entry) (src, dst netip.Addr) {
 	return e.Src.Addr(), e.Dst.Addr()
 }
 
-// manualFor says whether a script has an association with manual keys for a policy.
-func manualFor(db *Database, e *Entry) bool {
-	src, dst := ends(e)
-	return slices.ContainsFunc(db.SAs, func(a *Association) bool {
-		if e.Request.Mode == policy.Transport && !src.IsValid() {
-			return e.Src.Contains(a.Src) && e.Dst.Contains(a.Dst)
+// manualFor tells for which policies a script has associations with manual keys.
+func manualFor(db *Database) func(*Entry) bool {
+	pairs := map[[2]netip.Addr]bool{}
+	for _, a := range db.SAs {
+		pairs[[2]netip.Addr{a.Src, a.Dst}] = true
+	}
+	return func(e *Entry) bool {
+		src, dst := ends(e)
+		if !src.IsValid() { // in transport mode, for more than two hosts
+			return slices.ContainsFunc(db.SAs, func(a *Association) bool { return e.Src.Contains(a.Src) && e.Dst.Contains(a.Dst) })
 		}
-		return a.Src == src && a.Dst == dst
-	})
+		return pairs[[2]netip.Addr{src, dst}]
+	}
 }
+
+// maxComparisons of policies with sainfos, and of policies with each other.
+const maxComparisons = 10_000_000
 
 // match finds remote and sainfo for an out policy.
 func (c *racoonConversion) match(e *Entry) *flow {
@@ -192,7 +205,7 @@ func (c *racoonConversion) match(e *Entry) *flow {
 }
 
 // ordered is the script of what is left. Where a policy that stays and one that is negotiated select the same traffic, the one that
-// the script asks first stays first: priorities of children lie between 1,000 and 1,000,000.
+// the script asks first stays first: both get priorities in its order.
 func ordered(db *Database, rest []*Entry, flows []*flow) *Script {
 	if len(db.SAs)+len(rest) == 0 && len(flows) < 2 {
 		return nil
@@ -201,8 +214,13 @@ func ordered(db *Database, rest []*Entry, flows []*flow) *Script {
 	for _, a := range db.SAs {
 		out.Operations = append(out.Operations, Operation{File: a.File, Line: a.Line, Verb: Add, SA: a})
 	}
-	crossing := false
+	crossing := len(flows)*(len(flows)+len(rest)) > maxComparisons
+	meets := crossing
 	for i, f := range flows {
+		if crossing {
+			f.ordered = true // too many to be compared: all keep their places
+			continue
+		}
 		for _, g := range flows[:i] {
 			if overlapping(&f.entry.Selection, &g.entry.Selection) {
 				f.ordered, g.ordered = true, true
@@ -214,22 +232,20 @@ func ordered(db *Database, rest []*Entry, flows []*flow) *Script {
 				s = mirror(s)
 				s.Direction = Out
 			}
-			if overlapping(&f.entry.Selection, &s) {
-				crossing = true
-			}
+			meets = meets || overlapping(&f.entry.Selection, &s)
 		}
 	}
 	rank := map[*Entry]int{}
-	if crossing {
-		rank = ranks(db, flows)
+	if meets {
+		rank = ranks(db)
+		for _, f := range flows {
+			f.ordered = true
+		}
 	}
-	for i, e := range rest {
+	for _, e := range rest {
 		entry := *e
-		if crossing {
-			entry.Priority = int32(-1_000_000 + i)
-			if slices.ContainsFunc(flows, func(f *flow) bool { return rank[f.entry] < rank[e] }) {
-				entry.Priority = int32(2_000_000 + i)
-			}
+		if meets {
+			entry.Priority = int32(firstPriority + rank[e])
 		}
 		out.Operations = append(out.Operations, Operation{File: e.File, Line: e.Line, Verb: PolicyAdd, Policy: &entry})
 	}
@@ -239,10 +255,13 @@ func ordered(db *Database, rest []*Entry, flows []*flow) *Script {
 	return out
 }
 
+// firstPriority is that of the first policy, where the order of a script is kept.
+const firstPriority = 1000
+
 // ranks are the places of policies in the order in which they are asked.
-func ranks(db *Database, flows []*flow) map[*Entry]int {
+func ranks(db *Database) map[*Entry]int {
 	sorted := slices.Clone(db.Policies)
-	slices.SortStableFunc(sorted, func(a, b *Entry) int { return int(a.Priority>>1) - int(b.Priority>>1) })
+	slices.SortStableFunc(sorted, func(a, b *Entry) int { return cmp.Compare(a.Priority, b.Priority) })
 	out := make(map[*Entry]int, len(sorted))
 	for i, e := range sorted {
 		out[e] = i
@@ -321,10 +340,11 @@ func (c *racoonConversion) tunnel(flows []*flow) {
 	}
 	c.mode(r)
 	if first.by == "rsasig" {
-		c.certificates(r)
+		c.certificates(r, name)
 	} else {
 		c.sharedKey(r, name, f.peer)
 	}
+	c.text(r.checkAt, "proposal-check", r.check)
 	c.phase1(r)
 	if r.passive {
 		c.text(r.passiveAt, "start", "listen")
@@ -412,24 +432,34 @@ func (c *racoonConversion) sharedKey(r *racoonRemote, name string, peer netip.Ad
 	c.secretFile(r.at, name, k.secret.Clone(), k.at)
 }
 
-func (c *racoonConversion) certificates(r *racoonRemote) {
-	c.text(r.proposals[0].at, "auth", "cert")
-	if r.cert == "" {
+func (c *racoonConversion) certificates(r *racoonRemote, name string) {
+	at := r.proposals[0].at
+	switch {
+	case r.plainKey != nil:
+		c.text(at, "auth", "pubkey")
+		c.memoryFile(r.certAt, "key-file", name+".key", r.plainKey, r.certAt)
+	case r.cert == "":
 		c.fault(r.at, "rsasig needs certificate_type")
-	} else {
+	default:
+		c.text(at, "auth", "cert")
 		c.text(r.certAt, "cert-file", r.cert)
 		c.text(r.certAt, "key-file", r.key)
 	}
 	switch {
+	case r.plainPeer != nil:
+		c.text(r.pinnedAt, "remote-auth", "pubkey")
+		c.memoryFile(r.pinnedAt, "remote-key-file", name+".pub", r.plainPeer, r.pinnedAt)
 	case r.pinned != "":
-		c.text(r.pinnedAt, "ca-file", r.pinned)
-		if r.ca != "" {
-			c.lost(r.caAt, "the peer's certificate is pinned by peers_certfile: no authority is asked")
-		}
+		c.text(r.pinnedAt, "remote-auth", "pubkey")
+		c.text(r.pinnedAt, "remote-key-file", r.pinned)
 	case r.ca != "":
+		c.text(r.caAt, "remote-auth", "cert")
 		c.text(r.caAt, "ca-file", r.ca)
 	default:
 		c.fault(r.at, "rsasig needs ca_type or peers_certfile: folders of certificates are not searched")
+	}
+	if r.ca != "" && (r.plainPeer != nil || r.pinned != "") {
+		c.lost(r.caAt, "the peer's key is named by peers_certfile: no authority is asked")
 	}
 }
 
@@ -460,7 +490,7 @@ func (c *racoonConversion) child(tunnel string, f *flow, names map[string]bool) 
 		c.line(s.at, "lifetime-octets = %d", s.octets)
 	}
 	if f.ordered {
-		c.line(f.at, "priority = %d", 1000+f.rank)
+		c.line(f.at, "priority = %d", firstPriority+f.rank)
 	}
 	if e.Request.Level == policy.LevelUse {
 		c.text(f.at, "level", "use")

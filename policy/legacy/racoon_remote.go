@@ -28,6 +28,8 @@ type racoonRemote struct {
 	certAt         config.Place
 	ca, pinned     string
 	caAt, pinnedAt config.Place
+	plainKey       []byte // PEM, of certificate_type plain_rsa
+	plainPeer      []byte // PEM, of peers_certfile plain_rsa
 	lifetime       racoonTime
 	passive        bool
 	passiveAt      config.Place
@@ -36,6 +38,8 @@ type racoonRemote struct {
 	dpd            racoonTime
 	ph1id          uint64
 	group          string
+	check          string // proposal_check
+	checkAt        config.Place
 	proposals      []*racoonProposal
 }
 
@@ -62,7 +66,7 @@ func (r *racoonReader) readRemote(d *directive, w *words) {
 		r.wrong(d, w, "want an address, anonymous or a name")
 		return
 	}
-	m := &racoonRemote{name: name, at: d.at(), anonymous: t.kind == word && name == "anonymous"}
+	m := &racoonRemote{name: name, at: d.at(), anonymous: t.kind == word && name == "anonymous", check: "strict", checkAt: d.at()}
 	if t.kind == word && !m.anonymous {
 		a, err := netip.ParseAddr(name)
 		if err != nil || a.Zone() != "" {
@@ -128,6 +132,9 @@ var remoteHandlers = map[string]racoonHandler{
 		}
 	},
 	"exchange_mode": (*racoonReader).exchangeMode,
+	"proposal_check": func(r *racoonReader, d *directive, w *words) {
+		r.remote.check, r.remote.checkAt = r.choice(d, w, "obey", "strict", "claim", "exact"), d.at()
+	},
 	"doi":           func(r *racoonReader, d *directive, w *words) { r.choice(d, w, "ipsec_doi") },
 	"situation":     func(r *racoonReader, d *directive, w *words) { r.choice(d, w, "identity_only") },
 	"my_identifier": func(r *racoonReader, d *directive, w *words) { r.remote.mine = r.identifier(d, w) },
@@ -283,25 +290,45 @@ func (r *racoonReader) file1(d *directive, w *words) string {
 }
 
 func (r *racoonReader) certificate(d *directive, w *words) {
+	r.remote.certAt, r.remote.plainKey = d.at(), nil
 	if w.accept("plain_rsa") {
-		r.wrong(d, w, "plain_rsa: keys in this form are not read yet: use certificate_type x509")
+		r.remote.plainKey = r.plainRSA(d, w, true, plainPrivate)
 		return
 	}
 	r.choice(d, w, "x509")
-	r.remote.certAt = d.at()
 	r.remote.cert = r.file1(d, w)
 	r.remote.key = r.file1(d, w)
 }
 
 func (r *racoonReader) peersCertificate(d *directive, w *words) {
-	for _, kind := range []string{"dnssec", "plain_rsa"} {
-		if w.accept(kind) {
-			r.wrong(d, w, "%s: the peer's key is taken from a certificate alone: name its file", kind)
-			return
-		}
+	r.remote.pinnedAt, r.remote.plainPeer = d.at(), nil
+	if w.accept("dnssec") {
+		r.wrong(d, w, "dnssec: nobody's key is looked up: name the file of a certificate")
+		return
+	}
+	if w.accept("plain_rsa") {
+		r.remote.plainPeer = r.plainRSA(d, w, false, plainPublic)
+		return
 	}
 	w.accept("x509")
-	r.remote.pinned, r.remote.pinnedAt = r.file1(d, w), d.at()
+	r.remote.pinned = r.file1(d, w)
+}
+
+// plainRSA reads the file of a key without certificate, into PEM.
+func (r *racoonReader) plainRSA(d *directive, w *words, secret bool, decode func([]byte) ([]byte, error)) []byte {
+	name := r.file1(d, w)
+	if w.failed {
+		return nil
+	}
+	data, err := r.shelf.read(name, secret)
+	var key []byte
+	if err == nil {
+		key, err = decode(data)
+	}
+	if err != nil {
+		r.wrong(d, w, "plain_rsa: %s: %s", name, err)
+	}
+	return key
 }
 
 // lifetime reads "time NUMBER UNIT".

@@ -42,7 +42,7 @@ var racoonSamples = map[string]string{
 	"file/sainfo": "sainfo anonymous { " + anEncryption + anAuthentication + " }", "file/log": "log info;",
 	"path/include": `"/x"`, "timer/natt_keepalive": "natt_keepalive 20 sec;", "listen/isakmp": "isakmp 192.0.2.1 [500];",
 	"listen/isakmp_natt": "isakmp_natt 192.0.2.1 [4500];", "listen/strict_address": "strict_address;",
-	"remote/remote_address": "remote_address 192.0.2.1;", "remote/exchange_mode": "exchange_mode main;", "remote/doi": "doi ipsec_doi;",
+	"remote/remote_address": "remote_address 192.0.2.1;", "remote/exchange_mode": "exchange_mode main;", "remote/proposal_check": "proposal_check obey;", "remote/doi": "doi ipsec_doi;",
 	"remote/situation": "situation identity_only;", "remote/my_identifier": `my_identifier fqdn "a";`, "remote/peers_identifier": `peers_identifier asn1dn "CN=a";`,
 	"remote/verify_identifier": "verify_identifier on;", "remote/certificate_type": `certificate_type x509 "c" "k";`, "remote/ca_type": `ca_type x509 "c";`,
 	"remote/peers_certfile": `peers_certfile x509 "p";`, "remote/mode_cfg": "mode_cfg off;", "remote/send_cert": "send_cert on;", "remote/send_cr": "send_cr on;",

@@ -100,6 +100,7 @@ local = "192.0.2.1"
 remote = "192.0.2.2"
 remote-id = "any"
 psk-file = "192.0.2.2.psk"
+proposal-check = "strict"
 ike = ["aes256-sha256-modp2048"]
 lifetime = "2m"
 encap = "esp"
@@ -205,18 +206,45 @@ spdadd 10.2.0.0/16 10.1.0.0/16 tcp -P fwd ipsec esp/tunnel/192.0.2.2-192.0.2.1/u
 		t.Fatal(faults)
 	}
 	children := cfg.Tunnels[0].Children
-	if len(children) != 2 || children[0].Priority >= children[1].Priority {
+	if len(children) != 2 {
 		t.Fatalf("%+v", children)
 	}
-	var got []string
+	got := map[int32]string{children[0].Priority: "first child", children[1].Priority: "second child"}
 	for _, op := range c.Script.Operations {
-		got = append(got, fmt.Sprintf("%d %v", op.Policy.Line, op.Policy.Priority < children[0].Priority))
-		if p := op.Policy.Priority; p >= children[0].Priority && p <= children[1].Priority {
-			t.Errorf("line %d has priority %d, the children %d and %d", op.Policy.Line, p, children[0].Priority, children[1].Priority)
-		}
+		got[op.Policy.Priority] = fmt.Sprintf("line %d", op.Policy.Line)
 	}
-	if want := []string{"1 true", "4 false", "5 false"}; !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+	var order []string
+	for _, p := range slices.Sorted(maps.Keys(got)) {
+		order = append(order, got[p])
+	}
+	if want := []string{"line 1", "first child", "line 4", "line 5", "second child"}; !slices.Equal(order, want) {
+		t.Errorf("%v, want %v", order, want)
+	}
+}
+
+// Where policies do not meet, their numbers stay, so that a new one changes no other.
+func TestRacoonLeavesPrioritiesAloneWhereItCan(t *testing.T) {
+	t.Parallel()
+	c, cfg, faults := racoonConverted(t, racoonMain, racoonPolicies+"spdadd 172.16.0.0/12 192.168.0.0/16 any -P out none;", "* "+racoonSecret)
+	if cfg == nil {
+		t.Fatal(faults)
+	}
+	if p := c.Script.Operations[0].Policy.Priority; p != 0 || strings.Contains(string(c.Text), "priority") {
+		t.Errorf("priority %d\n%s", p, c.Text)
+	}
+}
+
+// The script's own priorities decide before its lines do.
+func TestRacoonHeedsPriorities(t *testing.T) {
+	t.Parallel()
+	script := racoonPolicies + "spdadd 10.1.0.0/16 10.0.0.0/8 tcp -P out prio -1 none;\nspdadd 10.1.0.0/16 10.0.0.0/8 udp -P out prio 1 none;\n"
+	c, cfg, faults := racoonConverted(t, racoonMain, script, "* "+racoonSecret)
+	if cfg == nil {
+		t.Fatal(faults)
+	}
+	child := cfg.Tunnels[0].Children[0].Priority
+	if a, b := c.Script.Operations[0].Policy, c.Script.Operations[1].Policy; a.Protocol != 17 || b.Protocol != 6 || (a.Priority < child) == (b.Priority < child) {
+		t.Errorf("%+v %+v around %d", a, b, child)
 	}
 }
 
@@ -412,5 +440,21 @@ func TestRacoonIsToldFromOthers(t *testing.T) {
 		if LooksLikeRacoon([]byte(text)) != want {
 			t.Errorf("%q", text)
 		}
+	}
+}
+
+// Files that are made to keep us busy end in a fault, or are read at once.
+func TestRacoonIsNotKeptBusy(t *testing.T) {
+	t.Parallel()
+	var script, conf strings.Builder
+	for i := range 4000 {
+		fmt.Fprintf(&script, "spdadd 10.%d.%d.0/24 10.0.0.0/8 any -P out ipsec esp/tunnel/192.0.2.1-192.0.2.2/require;\n", i/256, i%256)
+	}
+	for range 4000 {
+		conf.WriteString("sainfo anonymous { " + anEncryption + anAuthentication + " }")
+	}
+	_, cfg, faults := racoonConverted(t, racoonMain+conf.String(), script.String(), "* x")
+	if cfg != nil || !strings.Contains(fmt.Sprint(faults), "too many policies and sainfos") {
+		t.Errorf("%d faults", len(faults))
 	}
 }

@@ -36,6 +36,7 @@ var house = []layer{
 	{"ike/keys", []string{"policy", "esp/batch/camellia"}, []string{"filippo.io/bigmod", "golang.org/x/crypto", "github.com/cloudflare/circl/kem/mlkem"}, "keyed arithmetic"},
 	{"ike/auth", []string{"policy", "ike/wire", "ike/keys"}, nil, "who somebody is"},
 	{"ike/eap", []string{"policy"}, []string{"golang.org/x/crypto/md4"}, "a packet in, a packet out: it knows no IKE"},
+	{"ike/eap/radius", []string{"policy"}, nil, "octets to structs and back; gateway sends them"},
 	{"ike", []string{"policy", "ike/wire"}, nil, "the contract knows no version of IKE"},
 	{"ike/v2", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth", "ike/eap"}, nil, "a machine decides; it touches nothing"},
 	{"ike/v1", []string{"policy", "ike", "ike/wire", "ike/keys", "ike/auth"}, nil, "a machine decides; it touches nothing"},
@@ -50,7 +51,7 @@ var house = []layer{
 }
 
 // pure packages take time as an argument, randomness by injection, and give I/O back as data.
-var pure = []string{"ike", "ike/v1", "ike/v2", "ike/keys", "ike/auth", "ike/eap", "ike/wire", "ike/sim"}
+var pure = []string{"ike", "ike/v1", "ike/v2", "ike/keys", "ike/auth", "ike/eap", "ike/eap/radius", "ike/wire", "ike/sim"}
 
 // excepted names what a pure package may do all the same.
 var excepted = map[string]string{

@@ -24,6 +24,7 @@ type asker struct {
 	owns    func(netip.Addr) bool                // whether an address is ours
 	bound   func(netip.Addr) bool                // whether we listen there
 	slots   chan struct{}
+	radius  *radiusClient
 }
 
 func newAsker(source func(netip.Addr) (netip.Addr, error), owns, bound func(netip.Addr) bool) *asker {
@@ -31,13 +32,18 @@ func newAsker(source func(netip.Addr) (netip.Addr, error), owns, bound func(neti
 		resolve: func(ctx context.Context, host string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 		},
-		source: source, owns: owns, bound: bound, slots: make(chan struct{}, maxAsks),
+		source: source, owns: owns, bound: bound, slots: make(chan struct{}, maxAsks), radius: newRADIUSClient(),
 	}
 }
 
 // answer works on one question until ctx ends.
 func (a *asker) answer(ctx context.Context, q ike.Ask) ike.Answer {
 	out := ike.Answer{ID: q.ID}
+	if what, ok := q.What.(ike.AskRADIUS); ok {
+		v, err := a.radius.answer(ctx, what)
+		out.Value, out.Err = v, err
+		return out
+	}
 	select {
 	case a.slots <- struct{}{}:
 		defer func() { <-a.slots }()

@@ -166,5 +166,5 @@ func declared() []Cell {
 	} {
 		cells = append(cells, Cell{peerCoati, roleHost, what})
 	}
-	return append(append(append(cells, certCells()...), eapCells()...), kernelCells()...)
+	return append(append(append(cells, certCells()...), eapCells()...), append(radiusCells(), kernelCells()...)...)
 }

@@ -11,7 +11,7 @@ needs=(
 	/usr/bin/tshark:tshark /usr/bin/ike-scan:ike-scan
 	/usr/bin/openssl:openssl /usr/lib/ipsec/charon:strongswan-charon /usr/sbin/swanctl:strongswan-swanctl
 	/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so:libcharon-extra-plugins
-	/usr/lib/ipsec/plugins/libstrongswan-eap-mschapv2.so:libcharon-extauth-plugins
+	/usr/lib/ipsec/plugins/libstrongswan-eap-mschapv2.so:libcharon-extauth-plugins /usr/sbin/freeradius:freeradius
 	/usr/lib/ipsec/plugins/libstrongswan-curve25519.so:libstrongswan-extra-plugins
 	/usr/lib/ipsec/plugins/libstrongswan-gcm.so:libstrongswan-standard-plugins
 	/usr/lib/ipsec/plugins/libstrongswan-kernel-netlink.so:libstrongswan

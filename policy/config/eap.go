@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -14,7 +15,7 @@ import (
 // EAP: auth = "eap" for who begins the tunnel, remote-auth = "eap" for who lets such a peer in.
 
 // EAPFiles names the files that EAP needs; empty: none.
-type EAPFiles struct{ Password, Users string }
+type EAPFiles struct{ Password, Users, RADIUSSecret string }
 
 // builtEAP are the methods that eap-methods may name.
 var builtEAP = []policy.EAPMethod{policy.EAPMSCHAPv2, policy.EAPMD5, policy.EAPGTC}
@@ -22,7 +23,7 @@ var builtEAP = []policy.EAPMethod{policy.EAPMSCHAPv2, policy.EAPMD5, policy.EAPG
 // clientEAP and serverEAP are the keys of either end alone.
 var (
 	clientEAP = []string{"eap-identity", "eap-password-file"}
-	serverEAP = []string{"eap-users-file"}
+	serverEAP = []string{"eap-users-file", "radius", "radius-secret-file"}
 	bothEAP   = []string{"eap-methods"}
 )
 
@@ -30,6 +31,8 @@ var eapKeys = []key[draft]{
 	{"eap-identity", func(l *loader, d *draft, k setting) { d.eap.Identity, _ = k.text(l, "alice") }},
 	{"eap-password-file", func(l *loader, d *draft, k setting) { d.files.EAP.Password = k.file(l, d, "alice.password") }},
 	{"eap-users-file", func(l *loader, d *draft, k setting) { d.files.EAP.Users = k.file(l, d, "users") }},
+	{"radius", (*loader).readRADIUS},
+	{"radius-secret-file", func(l *loader, d *draft, k setting) { d.files.EAP.RADIUSSecret = k.file(l, d, "radius.secret") }},
 	{"eap-methods", func(l *loader, d *draft, k setting) {
 		words, _ := k.texts(l, "mschapv2")
 		var known []string
@@ -61,17 +64,18 @@ func (l *loader) finishEAP(d *draft) {
 		return
 	}
 	_, users := d.keys["eap-users-file"]
+	_, radius := d.keys["radius"]
 	if _, said := d.keys["remote-auth"]; !said {
 		l.errorf(d.keys["auth"], `[tunnel.%s] has no remote-auth: say how the gateway proves who it is, as in remote-auth = "cert", or "eap" if EAP proves that too (RFC 5998)`, t.Name)
 		return
 	}
 	t.EAP = &d.eap
-	if t.RemoteAuth == policy.ByEAP && (users || t.LocalAuth != policy.ByEAP) {
+	if t.RemoteAuth == policy.ByEAP && (users || radius || t.LocalAuth != policy.ByEAP) {
 		l.finishEAPServer(d)
 	} else {
 		l.finishEAPClient(d)
 	}
-	if len(t.EAP.Methods) == 0 {
+	if len(t.EAP.Methods) == 0 && !radius {
 		t.EAP.Methods = []policy.EAPMethod{policy.EAPMSCHAPv2}
 	}
 	at, said := d.keys["eap-methods"]
@@ -141,8 +145,15 @@ func (l *loader) finishEAPServer(d *draft) {
 		}
 	}
 	at, set := d.keys["eap-users-file"]
+	if _, asks := d.keys["radius"]; asks || d.files.EAP.RADIUSSecret != "" {
+		l.finishRADIUS(d)
+		if set {
+			l.errorf(at, "eap-users-file: the RADIUS server knows the users: leave one of the two out")
+		}
+		return
+	}
 	if !set {
-		l.errorf(d.at, "[tunnel.%s] has no eap-users-file, which remote-auth = \"eap\" needs: a user and a password in each line", t.Name)
+		l.errorf(d.at, "[tunnel.%s] has no eap-users-file, which remote-auth = \"eap\" needs: a user and a password in each line; or radius, the servers that know them", t.Name)
 	}
 	if d.files.EAP.Users == "" {
 		return
@@ -157,7 +168,59 @@ func (l *loader) finishEAPServer(d *draft) {
 	}
 }
 
+// readRADIUS reads the servers: addresses, with or without port.
+func (l *loader) readRADIUS(d *draft, k setting) {
+	list, _ := k.texts(l, "192.0.2.9")
+	for _, w := range list {
+		at, err := netip.ParseAddrPort(w.v.text)
+		if a, err2 := netip.ParseAddr(w.v.text); err2 == nil {
+			at, err = netip.AddrPortFrom(a, radiusPort), nil
+		}
+		switch {
+		case err != nil || at.Port() == 0:
+			w.errorf(l, "%q is no address of a RADIUS server: want one such as \"192.0.2.9\" or \"[2001:db8::9]:1812\"", w.v.text)
+			continue
+		case at.Addr().Zone() != "" || at.Addr().IsUnspecified() || at.Addr().IsMulticast():
+			w.errorf(l, "%s is no address of one server", at.Addr())
+			continue
+		}
+		d.eap.RADIUS.Servers = append(d.eap.RADIUS.Servers, netip.AddrPortFrom(at.Addr().Unmap(), at.Port()))
+	}
+	if len(d.eap.RADIUS.Servers) > maxRADIUS {
+		k.errorf(l, "has %d servers: want at most %d", len(d.eap.RADIUS.Servers), maxRADIUS)
+	}
+}
+
+func (l *loader) finishRADIUS(d *draft) {
+	if at, set := d.keys["eap-methods"]; set {
+		l.errorf(at, "eap-methods: the RADIUS server chooses: leave the key out")
+	}
+	if _, set := d.keys["radius"]; !set {
+		l.errorf(d.keys["radius-secret-file"], "radius-secret-file: there is no radius: name the servers, as in radius = [\"192.0.2.9\"]")
+	}
+	at, set := d.keys["radius-secret-file"]
+	if !set {
+		l.errorf(d.keys["radius"], "radius: needs radius-secret-file, the file of the secret we share with the servers")
+	}
+	if d.files.EAP.RADIUSSecret == "" {
+		return
+	}
+	data, err := readSecretFile(d.files.EAP.RADIUSSecret, l.config.Gateway.SecretsPermissions)
+	if err == nil {
+		d.eap.RADIUS.Secret, err = decodePassword(data)
+		clear(data)
+	}
+	if err != nil {
+		l.errorf(at, "radius-secret-file %s: %s", d.files.EAP.RADIUSSecret, err)
+	} else if n := d.eap.RADIUS.Secret.Len(); n < 16 {
+		l.warnf(at, "radius-secret-file %s: the secret has %d octets: 16 or more keep it from being guessed (RFC 2865, section 3)", d.files.EAP.RADIUSSecret, n)
+	}
+}
+
 const (
+	radiusPort = 1812 // RFC 2865, section 3
+	maxRADIUS  = 4    // servers: more would not be asked in the time a peer waits
+
 	maxUser     = 253 // octets: more RADIUS cannot say (RFC 2865, section 5.1)
 	maxPassword = 256 // octets: more MS-CHAP-V2 does not take (RFC 2759, section 4)
 )
@@ -224,6 +287,17 @@ func (w *writer) eap(t *policy.PeerTunnel, f EAPFiles) {
 	w.text("eap-identity", e.Identity, "")
 	w.text("eap-password-file", f.Password, "")
 	w.text("eap-users-file", f.Users, "")
+	var servers []string
+	for _, s := range e.RADIUS.Servers {
+		servers = append(servers, s.String())
+	}
+	if len(servers) > 0 {
+		w.list("radius", servers)
+	}
+	w.text("radius-secret-file", f.RADIUSSecret, "")
+	if (len(servers) > 0) != (f.RADIUSSecret != "") {
+		w.fail("tunnel %s has a secret of no file", t.Name)
+	}
 	if (e.Users != nil) != (f.Users != "") || (e.Password.Len() > 0) != (f.Password != "") {
 		w.fail("tunnel %s has users or a password of no file", t.Name)
 	}
@@ -240,6 +314,8 @@ func sayEAP(e *policy.EAP) string {
 	switch {
 	case e == nil:
 		return "none"
+	case len(e.RADIUS.Servers) > 0:
+		return fmt.Sprintf("RADIUS servers %v", e.RADIUS.Servers)
 	case e.Users != nil:
 		return fmt.Sprintf("%d users by %s", len(e.Users), strings.Trim(fmt.Sprint(e.Methods), "[]"))
 	}

@@ -27,7 +27,7 @@ func (p *Plane) sendPadded(sa *outSA) {
 // fellSilent says whether a periodic dummy is due on an SA: it is the one in use, and nothing left on it for the interval.
 func (p *Plane) fellSilent(sa *outSA, now int64) bool {
 	b := p.bundles[sa.config.ReqID]
-	if b == nil || !b.live() || (*b.sas.Load())[0] != sa || sa.usage.expired.Load() {
+	if b == nil || b.first() != sa || sa.usage.expired.Load() {
 		return false
 	}
 	last := max(sa.usage.lastUsed.Load(), sa.dummyAt)

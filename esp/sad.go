@@ -2,6 +2,7 @@ package esp
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -163,20 +164,32 @@ func (p *Plane) tellSoft(u *usage, sa *policy.SA) {
 	}
 }
 
-// bundle is the outbound SAs that share a reqid, the one to use first in front.
+// bundle is the outbound SAs that share a reqid, the one to use first at the end.
 type bundle struct {
 	sas atomic.Pointer[[]*outSA]
 	// policies that use it; guarded by Plane.mu.
 	policies map[policy.PolicyID]*spdEntry
 }
 
+// all of them, as they were at one moment. Nobody changes what is returned.
+func (b *bundle) all() []*outSA {
+	if sas := b.sas.Load(); sas != nil {
+		return *sas
+	}
+	return nil
+}
+
+// first is the one to use first; nil: none.
+func (b *bundle) first() *outSA {
+	if sas := b.all(); len(sas) > 0 {
+		return sas[len(sas)-1]
+	}
+	return nil
+}
+
 // pick is the first SA whose selectors take the packet: a peer may have narrowed it (RFC 7296, section 2.9).
 func (b *bundle) pick(f *policy.Flow) *outSA {
-	sas := b.sas.Load()
-	if sas == nil {
-		return nil
-	}
-	for _, s := range *sas {
+	for _, s := range slices.Backward(b.all()) {
 		if !s.usage.expired.Load() && policy.MatchFlow(s.config.Local, s.config.Remote, *f, true) {
 			return s
 		}
@@ -184,29 +197,20 @@ func (b *bundle) pick(f *policy.Flow) *outSA {
 	return nil
 }
 
+// replace makes add the first, and takes remove out; either may be nil. Thousands of peers may share a reqid, so one more of
+// them is written behind the end of what others read, and nothing is copied.
 func (b *bundle) replace(add, remove *outSA) {
-	var next []*outSA
-	old := b.sas.Load()
-	if old != nil {
-		next = make([]*outSA, 0, len(*old)+1)
+	next := b.all()
+	if remove != nil || slices.Contains(next, add) {
+		next = slices.DeleteFunc(slices.Clone(next), func(s *outSA) bool { return s == remove || s == add })
 	}
 	if add != nil {
 		next = append(next, add)
 	}
-	if old != nil {
-		for _, s := range *old {
-			if s != remove && s != add {
-				next = append(next, s)
-			}
-		}
-	}
 	b.sas.Store(&next)
 }
 
-func (b *bundle) live() bool {
-	sas := b.sas.Load()
-	return sas != nil && len(*sas) > 0
-}
+func (b *bundle) live() bool { return len(b.all()) > 0 }
 
 // inTable finds inbound SAs by SPI without a lock: immutable chains in a snapshot that is replaced by one of twice the
 // size when there are as many SAs as chains. So a chain has one or two, however many there are.

@@ -47,6 +47,8 @@ type call struct {
 	refused bool
 	// psk of the n-th caller.
 	psk func(n int) string
+	// ca issues the callers' certificates; nil: they use the PSK.
+	ca *authority
 }
 
 // tunnel of the n-th caller to the responder at remote, whose LAN is given.
@@ -64,13 +66,17 @@ func (c call) tunnel(n int, remote netip.Addr, lan netip.Prefix) (policy.PeerTun
 	}
 	ours, err1 := policy.ParseSelector(nth(callerLANs, n).String())
 	theirs, err2 := policy.ParseSelector(lan.Masked().String())
-	return policy.PeerTunnel{
+	t := policy.PeerTunnel{
 		Name: "t", Version: 2, Remote: remote, PSK: policy.NewSecret([]byte(c.psk(n))), IKE: []policy.Proposal{proposal}, Start: policy.StartListen,
 		Children: []policy.Child{{
 			Name: "lan", Local: []policy.Selector{ours}, Remote: []policy.Selector{theirs}, ESP: []policy.Proposal{esp}, ReplayWindow: 4096,
 			ReqID: 1, OutPolicy: 1, InPolicy: 2,
 		}},
-	}, errors.Join(err1, err2)
+	}
+	if c.ca != nil {
+		err = c.ca.certify(&t, n)
+	}
+	return t, errors.Join(err, err1, err2)
 }
 
 // newCaller makes the n-th caller, who has not said anything yet.

@@ -95,7 +95,7 @@ func TestRespondersConfigurations(t *testing.T) {
 	for _, c := range []struct {
 		text    string
 		tunnels int
-	}{{coatiAny(h), 1}, {coatiMany(h, 3), 3}} {
+	}{{coatiAny(h, false), 1}, {coatiMany(h, 3), 3}} {
 		got, faults := config.Parse(h.dir+"/coati.toml", []byte(c.text))
 		if config.Failed(faults) || got == nil || len(got.Tunnels) != c.tunnels {
 			t.Errorf("%v in\n%s", faults, c.text)

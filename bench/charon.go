@@ -39,7 +39,7 @@ func namedCharon() *charon {
 
 // Sizes of strongSwan's tables are what its documentation advises for many SAs; a flood from one address is expected here.
 const swanResponderConf = `charon {
-  load = nonce random openssl kdf hmac sha1 sha2 aes gcm curve25519 %[2]s kernel-netlink socket-default vici
+  load = nonce random openssl kdf hmac sha1 sha2 aes gcm curve25519 pem pkcs1 pkcs8 x509 constraints %[2]s kernel-netlink socket-default vici
   load_modular = no
   install_routes = no
   install_virtual_ip = no
@@ -54,7 +54,7 @@ const swanResponderConf = `charon {
   filelog { stderr { default = 0
       flush_line = yes } }
 }
-swanctl { load = nonce random openssl sha1 sha2 hmac aes gcm }
+swanctl { load = nonce random openssl sha1 sha2 hmac aes gcm pem pkcs1 pkcs8 x509 }
 `
 
 // begin starts strongSwan without a connection, which load gives it. The label is as for beginCoati.

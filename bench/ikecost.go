@@ -33,6 +33,7 @@ const (
 type IKECostOptions struct {
 	Parts      []string // of PartNames; none: all
 	Methods    []string // of MethodNames, for handshakes; none: those with an aim
+	Proofs     []string // of ProofNames, for handshakes; none: PSK
 	Rounds     int      // of processor time; of memory and loading there are fewer
 	Handshakes int      // of one daemon in one round
 	SAs        int      // held at once
@@ -119,6 +120,14 @@ func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) erro
 	if len(o.Methods) == 0 {
 		o.Methods = costMethods
 	}
+	if len(o.Proofs) == 0 {
+		o.Proofs = []string{proofPSK}
+	}
+	for _, x := range o.Proofs {
+		if !slices.Contains(ProofNames(), x) {
+			return unknown("proof", x, ProofNames())
+		}
+	}
 	for _, x := range o.Parts {
 		if !slices.Contains(PartNames(), x) {
 			return unknown("part", x, PartNames())
@@ -134,7 +143,7 @@ func IKECost(ctx context.Context, o IKECostOptions, p *Progress, r *Report) erro
 		return err
 	}
 	parts := []costPart{
-		{"handshakes", c.handshakes, o.Rounds * len(o.Methods) * len(c.entrants(Coati))},
+		{"handshakes", c.handshakes, o.Rounds * len(o.Methods) * len(o.Proofs) * len(c.entrants(Coati))},
 		{"memory", c.memory, heavyRounds * (1 + len(c.entrants(Coati)))},
 		{"loading", c.loading, heavyRounds * len(c.loaders())},
 	}
@@ -211,17 +220,22 @@ func (c *ikeCost) newRival(name string, d *charon) (*rival, error) {
 }
 
 // begin starts the rival's daemon anew, with one tunnel for all callers.
-func (c *ikeCost) begin(ctx context.Context, v *rival) (err error) {
+func (c *ikeCost) begin(ctx context.Context, v *rival, ca *authority) (err error) {
 	c.starts++
+	if ca != nil {
+		if err := ca.equip(v.to); err != nil {
+			return err
+		}
+	}
 	label := fmt.Sprintf("daemon-%d", c.starts)
 	if v.charon == nil {
-		v.r, err = beginCoati(ctx, v.to, label, coatiAny(v.to), "")
+		v.r, err = beginCoati(ctx, v.to, label, coatiAny(v.to, ca != nil), "")
 		return err
 	}
 	if v.r, err = v.charon.begin(ctx, v.to, label); err != nil {
 		return err
 	}
-	return v.r.load(swanAny(v.to), 1)
+	return v.r.load(swanAny(v.to, ca != nil), 1)
 }
 
 func (v *rival) end() {
@@ -234,7 +248,7 @@ func (v *rival) end() {
 // turn is one of handshakes, with a daemon that is fresh: what an SA costs must not depend on who had to keep more of them
 // before. It returns what each handshake cost the daemon, in microseconds.
 func (c *ikeCost) turn(ctx context.Context, v *rival, what call) (float64, error) {
-	if err := c.begin(ctx, v); err != nil {
+	if err := c.begin(ctx, v, what.ca); err != nil {
 		return 0, err
 	}
 	defer v.end()
@@ -261,19 +275,38 @@ func (v *rival) warm(ctx context.Context, what call) error {
 }
 
 func (c *ikeCost) handshakes(ctx context.Context) error {
+	authorities := map[string]*authority{}
+	for _, proof := range c.o.Proofs {
+		ca, err := newAuthority(proof)
+		if err != nil {
+			return err
+		}
+		authorities[proof] = ca
+	}
 	for round := range c.o.Rounds {
 		for _, method := range c.o.Methods {
-			for _, x := range c.entrants(Coati) {
-				cost, err := c.turn(ctx, x.rival, call{method: method, refused: x.refused, psk: anyPSK})
-				if err != nil {
-					return err
+			for _, proof := range c.o.Proofs {
+				measure := handshakeMeasure(method, proof)
+				for _, x := range c.entrants(Coati) {
+					cost, err := c.turn(ctx, x.rival, call{method: method, refused: x.refused, psk: anyPSK, ca: authorities[proof]})
+					if err != nil {
+						return err
+					}
+					c.report.series("ike-"+measure, "processor time of a handshake, "+measure, costPerHandshake, x.as).add(round, cost)
+					c.p.step(fmt.Sprintf("round %d  %-12s %-20s %5.0f µs a handshake", round+1, measure, x.as, cost))
 				}
-				c.report.series("ike-"+method, "processor time of a handshake, "+method, costPerHandshake, x.as).add(round, cost)
-				c.p.step(fmt.Sprintf("round %d  %-9s %-20s %5.0f µs a handshake", round+1, method, x.as, cost))
 			}
 		}
 	}
 	return nil
+}
+
+// handshakeMeasure names what was measured: by its key exchange, and by its proof if that is not a PSK.
+func handshakeMeasure(method, proof string) string {
+	if proof == proofPSK {
+		return method
+	}
+	return method + "-" + proof
 }
 
 // memory has fresh daemons hold many SAs. Our daemon's resident memory holds what the collector has not yet taken, so the
@@ -321,7 +354,7 @@ const growLimit = 12 * time.Second
 
 // grow is the octets of resident memory that each SA takes, and how many there were.
 func (c *ikeCost) grow(ctx context.Context, v *rival, what call) (octets float64, n int, err error) {
-	if err := c.begin(ctx, v); err != nil {
+	if err := c.begin(ctx, v, what.ca); err != nil {
 		return 0, 0, err
 	}
 	defer v.end()

@@ -47,8 +47,12 @@ func peerPSK(n int) string { return fmt.Sprintf("secret %d of the bench", n) }
 
 func anyPSK(int) string { return psk }
 
-// coatiAny has one tunnel for whoever knows the secret.
-func coatiAny(h *host) string {
+// coatiAny has one tunnel for whoever knows the secret, or has a certificate.
+func coatiAny(h *host, certificates bool) string {
+	proof := `psk-file = "bench.psk"`
+	if certificates {
+		proof = fmt.Sprintf("auth = \"cert\"\nlocal-id = %q\ncert-file = %q\nkey-file = %q\nca-file = %q", "fqdn:"+responderName, responderCert, responderKey, authorityCert)
+	}
 	return fmt.Sprintf(`[gateway]
 tun = "coati0"
 log-level = "warn"
@@ -56,7 +60,7 @@ log-level = "warn"
 [tunnel.any]
 local = %q
 remote = "any"
-psk-file = "bench.psk"
+%s
 ike = ["aes128gcm16-prfsha256-x25519-modp2048"]
 encap = "udp"
 dpd = "0s"
@@ -67,7 +71,7 @@ name = "lan"
 local-ts = [%q]
 remote-ts = [%q]
 esp = ["aes128gcm16"]
-`, h.outer, h.lanNet.Masked(), callerLANs)
+`, h.outer, proof, h.lanNet.Masked(), callerLANs)
 }
 
 // coatiMany has n tunnels that wait for their peers.
@@ -94,16 +98,30 @@ esp = ["aes128gcm16"]
 }
 
 // swanAny and swanMany say the same to strongSwan.
-func swanAny(h *host) string {
+func swanAny(h *host, certificates bool) string {
+	proof := swanPSK(h)
+	if certificates {
+		proof = fmt.Sprintf(`local { auth = pubkey
+      id = %s
+      certs = %s }
+    remote { auth = pubkey
+      cacerts = %s }`, responderName, responderCert, authorityCert)
+	}
 	return fmt.Sprintf("connections {\n%s}\nsecrets { ike { secret = %q } }\n",
-		swanConnection("any", h, "%any", "aes128gcm16-prfsha256-x25519-modp2048", callerLANs.String()), psk)
+		swanConnection("any", h, "%any", "aes128gcm16-prfsha256-x25519-modp2048", callerLANs.String(), proof), psk)
+}
+
+func swanPSK(h *host) string {
+	return fmt.Sprintf(`local { auth = psk
+      id = %s }
+    remote { auth = psk }`, h.outer)
 }
 
 func swanMany(h *host, n int) string {
 	var b strings.Builder
 	b.WriteString("connections {\n")
 	for i := 1; i <= n; i++ {
-		b.WriteString(swanConnection(fmt.Sprintf("t%d", i), h, nth(callerNet, i).String(), "aes128gcm16-prfsha256-x25519", nth(callerLANs, i).String()+"/32"))
+		b.WriteString(swanConnection(fmt.Sprintf("t%d", i), h, nth(callerNet, i).String(), "aes128gcm16-prfsha256-x25519", nth(callerLANs, i).String()+"/32", swanPSK(h)))
 	}
 	b.WriteString("}\nsecrets {\n")
 	for i := 1; i <= n; i++ {
@@ -113,7 +131,7 @@ func swanMany(h *host, n int) string {
 	return b.String()
 }
 
-func swanConnection(name string, h *host, remote, ike, remoteTS string) string {
+func swanConnection(name string, h *host, remote, ike, remoteTS, proof string) string {
 	return fmt.Sprintf(`  %s { version = 2
     local_addrs = %s
     remote_addrs = %s
@@ -121,14 +139,12 @@ func swanConnection(name string, h *host, remote, ike, remoteTS string) string {
     unique = never
     mobike = no
     rekey_time = 0s
-    local { auth = psk
-      id = %s }
-    remote { auth = psk }
+    %s
     children { lan { local_ts = %s
       remote_ts = %s
       esp_proposals = aes128gcm16
       rekey_time = 0s } } }
-`, name, h.outer, remote, ike, h.outer, h.lanNet.Masked(), remoteTS)
+`, name, h.outer, remote, ike, proof, h.lanNet.Masked(), remoteTS)
 }
 
 // beginCoati starts the daemon with its configuration, and returns when it has written the words; without words, when it

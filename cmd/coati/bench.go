@@ -116,6 +116,7 @@ strongSwan, built with its plugin load-tester: it joins with a kernel that does 
 	}
 	c.Flags().StringSlice("method", nil, fmt.Sprintf("only these `KEYWORDS`; the usual ones are %v", bench.MethodNames()))
 	c.Flags().StringSlice("part", nil, fmt.Sprintf("of what is measured beside strongSwan only these `PARTS`: %v", bench.PartNames()))
+	c.Flags().StringSlice("auth", nil, fmt.Sprintf("beside strongSwan, prove identities by these `PROOFS` of %v (psk)", bench.ProofNames()))
 	c.Flags().Int("handshakes", 0, "made with each daemon in each round (300; with --quick 200)")
 	c.Flags().Int("sas", 0, "held at once, to see what they take of memory (10000; with --quick 2000)")
 	c.Flags().Int("tunnels", 0, "configured, to see how long they take to load (10000; with --quick 1000)")
@@ -132,6 +133,7 @@ func benchIKE(cmd *cobra.Command, p *bench.Progress, r *bench.Report) error {
 	// `bench all` has no flags for these.
 	o.Methods, _ = cmd.Flags().GetStringSlice("method")
 	o.Parts, _ = cmd.Flags().GetStringSlice("part")
+	o.Proofs, _ = cmd.Flags().GetStringSlice("auth")
 	o.Handshakes, _ = cmd.Flags().GetInt("handshakes")
 	o.SAs, _ = cmd.Flags().GetInt("sas")
 	o.Tunnels, _ = cmd.Flags().GetInt("tunnels")

@@ -115,6 +115,19 @@ func TestMessagesWaitForTheLoopToBegin(t *testing.T) {
 	}
 }
 
+func TestAMessageDoesNotOvertakeThoseThatWait(t *testing.T) {
+	t.Parallel()
+	j := &journal{}
+	j.wishes = j.echo
+	l := j.loop()
+	l.running = true
+	l.datagram(policy.Path{}, []byte("one"))
+	l.message(policy.Path{}, []byte("two"), true)
+	if len(j.lines) != 0 || len(l.datagrams) != 2 {
+		t.Errorf("handled %q, %d wait", j.lines, len(l.datagrams))
+	}
+}
+
 func TestNothingIsHandledAfterTheEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

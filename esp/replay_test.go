@@ -28,6 +28,7 @@ func TestReplayedStreams(t *testing.T) {
 	for _, window := range []uint32{32, 64, 100} {
 		for _, l := range []link{{enc: "aes128gcm16"}, {enc: "aes128", integ: "sha256"}, {enc: "aes128gcm16iiv"}} {
 			for _, first := range []uint64{0, 1<<32 - 100, 7<<32 - 50} {
+				l := l // each runs when the loop is over
 				l.window, l.esn = window, first > 0
 				t.Run(fmt.Sprintf("%v window %d from %#x", l, window, first), func(t *testing.T) {
 					t.Parallel()

@@ -239,6 +239,7 @@ func levels(t *testing.T, a, b host, first, second *daemon) {
 		{"unique:5", 6, false, false},
 		{"require", -1, false, false},
 		{"unique", -1, false, false},
+		{"default", -1, false, false},
 		{"use", 0, false, true},
 		{"use", -1, true, false}, // the other end wants it protected
 	} {

@@ -280,20 +280,24 @@ func oneNAT(t *testing.T, p policy.Plane) {
 }
 
 func options(t *testing.T, p policy.Plane) {
-	if p.Capabilities().Name != "userspace" {
-		t.Skip("the plane makes headers, padding and tags its own way")
-	}
+	// The kernel makes headers and padding its own way, and says so.
+	userspace := p.Capabilities().Name == "userspace"
 	cbc, sha := policy.LookupKeyword("aes128"), policy.LookupKeyword("sha256")
 	id := policy.SAID(1)
 	for name, c := range map[string]struct {
 		change     func(*policy.SA)
 		impossible bool
+		choice     bool // of userspace's
 	}{
-		"dscp":         {change: func(sa *policy.SA) { sa.Header = policy.TunnelHeader{FixedDSCP: true, DSCP: 46} }},
-		"hop limit":    {change: func(sa *policy.SA) { sa.Header.HopLimit = 9 }},
-		"df":           {change: func(sa *policy.SA) { sa.Header.DF = policy.DFCopy }},
-		"padding":      {change: func(sa *policy.SA) { sa.TFC = 1000 }},
-		"full padding": {change: func(sa *policy.SA) { sa.TFC = policy.TFCToMTU }},
+		"dscp":         {choice: true, change: func(sa *policy.SA) { sa.Header = policy.TunnelHeader{FixedDSCP: true, DSCP: 46} }},
+		"hop limit":    {choice: true, change: func(sa *policy.SA) { sa.Header.HopLimit = 9 }},
+		"df":           {choice: true, change: func(sa *policy.SA) { sa.Header.DF = policy.DFCopy }},
+		"dummies":      {choice: true, change: func(sa *policy.SA) { sa.DummyInterval = time.Second }},
+		"icmp errors":  {choice: true, change: func(sa *policy.SA) { sa.ICMPErrors = policy.ICMPNone }},
+		"fragments":    {choice: true, change: func(sa *policy.SA) { sa.FragmentAfter = true }},
+		"mss":          {choice: true, change: func(sa *policy.SA) { sa.MSS = 1200 }},
+		"padding":      {choice: true, change: func(sa *policy.SA) { sa.TFC = 1000 }},
+		"full padding": {choice: true, change: func(sa *policy.SA) { sa.TFC = policy.TFCToMTU }},
 		"cut tag": {change: func(sa *policy.SA) {
 			sa.Encryption, sa.EncryptionKey = cbc.Transform(), policy.NewSecret(make([]byte, cbc.KeyLen))
 			sa.Integrity, sa.IntegrityKey, sa.ICV96 = sha.Transform(), policy.NewSecret(make([]byte, sha.KeyLen)), true
@@ -304,10 +308,11 @@ func options(t *testing.T, p policy.Plane) {
 		sa := SA(id, policy.Outbound, spi(t, p))
 		c.change(&sa)
 		err := p.Apply(policy.Tx{AddSAs: []policy.SA{sa}})
-		if err == nil && c.impossible {
+		impossible := c.impossible || c.choice && !userspace
+		if err == nil && impossible {
 			t.Errorf("%s was taken", name)
 		}
-		if err != nil && !c.impossible {
+		if err != nil && !impossible {
 			t.Errorf("%s: %v", name, err)
 		}
 		lives(t, p, id, err == nil)

@@ -48,6 +48,8 @@ func checkSA(sa *policy.SA) error {
 		return errors.New("only hmac-sha2-256 is cut to 96 bits")
 	case sa.Header != (policy.TunnelHeader{}) || sa.TFC != 0:
 		return errors.New("the kernel plane makes outer headers and padding its own way: leave out df, dscp, hop-limit, flow-label and tfc, or say plane = \"user\"")
+	case sa.FragmentAfter || sa.MSS != 0 || sa.ICMPErrors != policy.ICMPByEither || sa.DummyInterval != 0:
+		return errors.New("the kernel plane has no choice there: leave out fragment, mss, icmp-errors and dummy-interval, or say plane = \"user\"")
 	case sa.Mode != policy.Tunnel && sa.Mode != policy.Transport:
 		return fmt.Errorf("the kernel plane has no mode %d", sa.Mode)
 	case !local.IsValid() || local.IsUnspecified() || !remote.IsValid() || remote.IsUnspecified():

@@ -92,7 +92,7 @@ func writeConverted(output string, converted []*legacy.Converted) error {
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(c.Files)) {
-			if err := writeNew(filepath.Join(filepath.Dir(output), name), c.Files[name], 0o600); err != nil {
+			if err := writeNew(filepath.Join(filepath.Dir(output), name), c.Files[name].Reveal(), 0o600); err != nil {
 				return err
 			}
 		}

@@ -119,7 +119,7 @@ func (l *loader) finishEAPClient(d *draft) {
 	if d.files.EAP.Password == "" {
 		return
 	}
-	data, err := readSecretFile(d.files.EAP.Password, l.config.Gateway.SecretsPermissions)
+	data, err := l.privateFile(d.files.EAP.Password)
 	if err == nil {
 		e.Password, err = decodePassword(data)
 	}
@@ -158,7 +158,7 @@ func (l *loader) finishEAPServer(d *draft) {
 	if d.files.EAP.Users == "" {
 		return
 	}
-	data, err := readSecretFile(d.files.EAP.Users, l.config.Gateway.SecretsPermissions)
+	data, err := l.privateFile(d.files.EAP.Users)
 	if err == nil {
 		d.eap.Users, err = decodeUsers(data)
 		clear(data)

@@ -16,8 +16,8 @@ type Foreign struct {
 	Origin []Place // of each line of Text
 	// Secrets are the pre-shared keys that psk-file names, which are not read from disk.
 	Secrets map[string]policy.Secret
-	// Files are those of private and public keys, in PEM, which are not read from disk.
-	Files map[string][]byte
+	// Files are those of keys, in PEM, and of passwords, which are not read from disk.
+	Files map[string]policy.Secret
 }
 
 // Place is a line of another program's file, and the directive there.
@@ -53,7 +53,7 @@ func (l *loader) readForeign(f *Foreign) {
 		l.psks[filepath.Clean(filepath.Join(dir, name))] = &pskFile{secret: s}
 	}
 	for name, data := range f.Files {
-		l.memory[filepath.Clean(filepath.Join(dir, name))] = data
+		l.memory[filepath.Clean(filepath.Join(dir, name))] = data.Reveal()
 	}
 	root := parse(f.File, slices.Clip(f.Text), &l.report)
 	if root == nil {
@@ -97,7 +97,7 @@ func sayDirectives(faults []Fault, foreign []Foreign) []Fault {
 	return faults
 }
 
-// privateFile is the content of a private key's file.
+// privateFile is the content of a file of private keys or passwords.
 func (l *loader) privateFile(path string) ([]byte, error) {
 	if data, ok := l.memory[path]; ok {
 		return bytes.Clone(data), nil

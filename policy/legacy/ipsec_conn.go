@@ -256,8 +256,18 @@ func family(keys ...string) func(*connReader, param) {
 // ways to authenticate, and what they are in the native file.
 var ways = map[string]string{"secret": "psk", "psk": "psk", "rsasig": "cert", "pubkey": "cert", "ecdsasig": "cert", "rsa-sha1": "cert", "rsa-sha2": "cert", "ecdsa": "cert", "rsa": "cert"}
 
+// eapMethods are strongSwan's words, and their methods; eap is any that is built in.
+var eapMethods = map[string]string{"eap": "", "eap-mschapv2": "mschapv2", "eap-md5": "md5", "eap-gtc": "gtc"}
+
 func (c *connReader) authentication(p param) string {
-	way, ok := ways[strings.TrimSpace(strings.Split(p.value, ",")[0])]
+	first := strings.TrimSpace(strings.Split(p.value, ",")[0])
+	way, ok := ways[first]
+	if method, eap := eapMethods[first]; eap && strings.HasSuffix(p.key, "auth") {
+		way, ok = "eap", true
+		if method != "" {
+			c.set(&c.peer, p.at, "eap-methods", tomlList([]string{method}))
+		}
+	}
 	if !ok {
 		c.once(config.Error, p.at, "this way to authenticate is not carried yet: want secret (psk) or rsasig (pubkey)")
 		return ""

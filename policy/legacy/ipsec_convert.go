@@ -172,8 +172,18 @@ func (c *connReader) identities(us, them *ipsecEnd, t *ipsecTunnel) {
 	if ours != "psk" {
 		c.set(&c.peer, oursAt, "auth", quoteTOML(ours))
 	}
-	if theirs != ours {
+	if theirs != ours || ours == "eap" {
 		c.set(&c.peer, theirsAt, "remote-auth", quoteTOML(theirs))
+	}
+	if ours == "eap" {
+		c.user(us, t)
+	}
+	if theirs == "eap" && ours != "eap" {
+		if list := users(c.secrets); len(list) > 0 {
+			t.files = append(t.files, ipsecFile{"eap-users-file", ".users", list, theirsAt})
+		} else {
+			c.once(config.Error, theirsAt, "no EAP in ipsec.secrets names a user")
+		}
 	}
 	known := func(e *ipsecEnd, id string) []string {
 		out := []string{id}
@@ -195,6 +205,29 @@ func (c *connReader) identities(us, them *ipsecEnd, t *ipsecTunnel) {
 	}
 	if theirs == "cert" || theirs == "pubkey" {
 		c.theirKey(them, t)
+	}
+}
+
+// user says who we are by EAP, and the password. Who authenticates by EAP begins the tunnel.
+func (c *connReader) user(us *ipsecEnd, t *ipsecTunnel) {
+	p := c.params["eap_identity"]
+	if p.value == "" || strings.HasPrefix(p.value, "%") {
+		p = c.params[us.side+"id"]
+	}
+	if p.value == "" {
+		c.once(config.Error, c.at, "%s: EAP needs eap_identity: the user that we are", clip(c.name))
+		return
+	}
+	s := findPassword(c.secrets, p.value)
+	if s == nil {
+		c.once(config.Error, p.at, "no EAP in ipsec.secrets is for this user")
+		return
+	}
+	c.set(&c.peer, p.at, "eap-identity", quoteTOML(p.value))
+	t.files = append(t.files, ipsecFile{"eap-password-file", ".password", s.secret.Reveal(), s.at})
+	if t.start == 0 {
+		t.start = 1
+		c.once(config.Warning, c.startAt, "who authenticates by EAP begins the tunnel: it waits for traffic, or ipsec up")
 	}
 }
 

@@ -18,7 +18,7 @@ var ipsecSamples = map[string]string{
 	"phase2alg": "aes128-sha256;modp2048", "phase2": "esp", "pfs": "no", "pfsgroup": "modp2048", "left": "192.0.2.1", "leftid": "@a", "leftsubnet": "10.1.0.0/16", "leftsubnets": "{10.1.0.0/16}",
 	"leftprotoport": "udp/1701", "leftcert": "", "leftrsasigkey": "%cert", "connaddrfamily": "ipv4", "hostaddrfamily": "ipv4", "clientaddrfamily": "ipv4", "rekey": "yes", "reauth": "no",
 	"dpddelay": "30", "dpdaction": "clear", "closeaction": "restart", "forceencaps": "yes", "encapsulation": "auto", "replay_window": "64", "replay-window": "64", "sha2-truncbug": "yes", "sha2_truncbug": "yes",
-	"aggressive": "no", "aggrmode": "no", "compress": "no", "esn": "no", "leftxauthclient": "no", "leftxauthserver": "no", "leftmodecfgclient": "no", "leftmodecfgserver": "no",
+	"aggressive": "no", "aggrmode": "no", "compress": "no", "esn": "no", "eap_identity": "%any", "leftxauthclient": "no", "leftxauthserver": "no", "leftmodecfgclient": "no", "leftmodecfgserver": "no",
 	"lifebytes": "1000000", "ipsec-max-bytes": "1000000", "lifepackets": "100000", "ipsec-max-packets": "100000", "uniqueids": "yes", "nat_traversal": "yes", "ikeport": "501", "nat-ikeport": "4501", "nat_ikeport": "4501",
 }
 

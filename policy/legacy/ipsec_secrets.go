@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,7 +16,8 @@ import (
 // ipsecSecret is an entry of ipsec.secrets(5): for whom, of what kind, and what.
 type ipsecSecret struct {
 	ids    []string // as identity gives them
-	kind   string   // PSK, RSA, ECDSA
+	names  []string // as they stand there
+	kind   string   // PSK, RSA, ECDSA, EAP
 	secret policy.Secret
 	file   string // of a private key
 	pem    []byte // a private key that is written out
@@ -48,7 +50,7 @@ func (t token) quoted() bool { return t.kind == quoted }
 // secretKinds: what becomes of them; "read" is used.
 var secretKinds = map[string]string{
 	"PSK": "read", "RSA": "read", "ECDSA": "read", "PKCS8": "read", "PRIVATE": "read",
-	"XAUTH": "XAUTH is not read yet", "EAP": "EAP is not read yet", "NTLM": "EAP is not read yet", "PIN": "no smartcards are used",
+	"EAP": "read", "XAUTH": "XAUTH is not read yet", "NTLM": "a hash of a password is none: write EAP and the password", "PIN": "no smartcards are used",
 	"P12": "PKCS #12 is not read: write key and certificate in PEM", "PKCS12": "PKCS #12 is not read: write key and certificate in PEM",
 	"BLISS": "BLISS is not carried", "PPK": "postquantum keys are not read from this file", "PPKS": "postquantum keys are not read from this file",
 }
@@ -172,10 +174,10 @@ func (p *secretsParser) entry(at config.Place, text string) {
 	}
 	e := ipsecSecret{kind: kind, at: at}
 	for _, w := range words[:i] {
-		e.ids = append(e.ids, ipsecIdentity(w.text))
+		e.ids, e.names = append(e.ids, ipsecIdentity(w.text)), append(e.names, w.text)
 	}
 	at.Directive = kind
-	if kind == "PSK" {
+	if kind == "PSK" || kind == "EAP" {
 		p.psk(at, e, value)
 	} else {
 		p.privateKey(at, e, value)
@@ -204,6 +206,10 @@ func (p *secretsParser) psk(at config.Place, e ipsecSecret, value []token) {
 	}
 	if err != nil || len(key) == 0 {
 		p.fault(at, "the key is empty, or its digits are not those of 0x (hexadecimal) or 0s (base64)")
+		return
+	}
+	if e.kind == "EAP" && !plainUser(e.names, key) {
+		p.fault(at, "a user has a name without blanks, and a password that neither begins nor ends with one")
 		return
 	}
 	e.secret = policy.NewSecret(key)
@@ -250,6 +256,36 @@ func (p *secretsParser) include(at config.Place, pattern string) {
 		p.parse(n, data)
 		clear(data)
 	}
+}
+
+// findPassword is the entry of a user.
+func findPassword(list []ipsecSecret, user string) *ipsecSecret {
+	for i := range list {
+		if list[i].kind == "EAP" && slices.Contains(list[i].names, user) {
+			return &list[i]
+		}
+	}
+	return nil
+}
+
+// plainUser says whether names and password can stand in one line of Coati's file of users.
+func plainUser(names []string, password []byte) bool {
+	return len(names) > 0 && bytes.Equal(bytes.TrimSpace(password), password) && !bytes.ContainsAny(password, "\r\n") &&
+		!slices.ContainsFunc(names, func(n string) bool { return n == "" || strings.ContainsAny(n, " \t\r\n#%") })
+}
+
+// users are the names and passwords of EAP, a line for each.
+func users(list []ipsecSecret) []byte {
+	var b bytes.Buffer
+	for _, s := range list {
+		if s.kind != "EAP" {
+			continue
+		}
+		for _, n := range s.names {
+			fmt.Fprintf(&b, "%s %s\n", n, s.secret.Reveal())
+		}
+	}
+	return b.Bytes()
 }
 
 // findSecret is the entry that is for two ends most closely: both are named, one is, or none. Each end is known by its identity and

@@ -114,6 +114,64 @@ remote-ts = ["10.2.0.0/16"]
 	}
 }
 
+// EAP, as strongSwan has it: who begins has a user and a password, who lets in has all of them.
+func TestEAPOfBothEnds(t *testing.T) {
+	t.Parallel()
+	const conf = `conn %default
+	left=192.0.2.1
+	right=192.0.2.2
+	keyexchange=ikev2
+	leftsubnet=10.1.0.0/16
+	rightsubnet=10.2.0.0/16
+	auto=add
+conn client
+	leftauth=eap-mschapv2
+	eap_identity=alice
+	rightauth=psk
+conn server
+	right=192.0.2.3
+	rightsubnet=10.3.0.0/16
+	leftauth=psk
+	rightauth=eap-md5
+	rightid=%any
+`
+	c, cfg, faults := ipsecConverted(conf, "alice : EAP \"open sesame\"\nbob : EAP \"let me in\"\n: PSK 'x'\n", atHome("192.0.2.1"))
+	if cfg == nil {
+		t.Fatalf("%v", faults)
+	}
+	a, b := cfg.Tunnels[0], cfg.Tunnels[1]
+	if a.LocalAuth != policy.ByEAP || a.RemoteAuth != policy.ByPSK || a.EAP.Identity != "alice" || string(a.EAP.Password.Reveal()) != "open sesame" || a.Start != policy.StartOnDemand {
+		t.Errorf("%+v %+v", a, a.EAP)
+	}
+	if b.RemoteAuth != policy.ByEAP || b.LocalAuth != policy.ByPSK || len(b.EAP.Users) != 2 || b.EAP.Methods[0] != policy.EAPMD5 || b.Start != policy.StartListen {
+		t.Errorf("%+v %+v", b, b.EAP)
+	}
+	if strings.Contains(string(c.Text), "sesame") || strings.Contains(fmt.Sprint(faults), "sesame") {
+		t.Error("a password is told")
+	}
+	for bad, want := range map[string]string{
+		strings.Replace(conf, "eap-md5", "eap-tls", 1):                "this way to authenticate is not carried yet",
+		strings.Replace(conf, "eap_identity=alice", "compress=no", 1): "EAP needs eap_identity",
+		strings.Replace(conf, "=alice", "=eve", 1):                    "no EAP in ipsec.secrets is for this user",
+	} {
+		if _, cfg, faults := ipsecConverted(bad, "alice : EAP \"open sesame\"\n: PSK 'x'\n", atHome("192.0.2.1")); cfg != nil || !strings.Contains(fmt.Sprint(faults), want) {
+			t.Errorf("%q: %v", want, faults)
+		}
+	}
+}
+
+// What would be another user, or another password, in Coati's file of users is refused.
+func TestUsersThatALineCannotSayAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{`"a b" : EAP "x"`, `: EAP "x"`, `a : EAP " x"`, `a : EAP "x "`, `%any : EAP "x"`, `a : EAP 0x610a62`, `"" : EAP "x"`} {
+		p := &secretsParser{faults: &faults{}, shelf: &shelf{Disk: aDisk(nil)}}
+		p.parse("/etc/ipsec.secrets", []byte(text+"\n"))
+		if len(p.out) != 0 || len(p.list) != 1 || strings.Contains(p.list[0].Message, "x ") {
+			t.Errorf("%s: %v %v", text, p.out, p.list)
+		}
+	}
+}
+
 // Which end is us is what the host says: of two files that are alike at both ends, each end makes its own tunnel.
 func TestLeftAndRightAreTheHostsToTell(t *testing.T) {
 	t.Parallel()

@@ -26,13 +26,13 @@ type native struct {
 	buf     bytes.Buffer
 	origin  []config.Place
 	secrets map[string]policy.Secret
-	files   map[string][]byte
+	files   map[string]policy.Secret
 	from    map[string]string
 	names   map[string]bool // of tunnels
 }
 
 func newNative() *native {
-	return &native{secrets: map[string]policy.Secret{}, files: map[string][]byte{}, from: map[string]string{}, names: map[string]bool{}}
+	return &native{secrets: map[string]policy.Secret{}, files: map[string]policy.Secret{}, from: map[string]string{}, names: map[string]bool{}}
 }
 
 func (n *native) converted(file string) *Converted {
@@ -83,7 +83,7 @@ func (n *native) secretFile(at config.Place, tunnel string, s policy.Secret, fro
 
 // memoryFile names a file of a key, whose octets travel beside the text.
 func (n *native) memoryFile(at config.Place, key, name string, data []byte, from config.Place) {
-	n.files[name], n.from[name] = data, place(from.File, from.Line)
+	n.files[name], n.from[name] = policy.NewSecret(data), place(from.File, from.Line)
 	n.text(at, key, name)
 }
 

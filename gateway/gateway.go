@@ -9,6 +9,8 @@
 //	machine.go     the device, sockets, routes and rules: opened, laid out, given back
 //	advise.go      what a run would do to this machine
 //	guard.go       what the policies mean for packets that come in clear
+//	leases.go      the file of the addresses that peers were given
+//	given.go       addresses that peers gave us
 //	layout.go      what a configuration means for the machine; decides, changes nothing
 //	plane.go       who moves ESP: we, or the kernel
 //	sockets.go     the sockets by local address, and the data path's way out
@@ -111,6 +113,7 @@ type Gateway struct {
 	// What follows belongs to the loop's goroutine.
 	settings *config.Config
 	numbers  numbers
+	leases   *leaseFile // nil: nobody is given an address
 	manual   *manual
 }
 
@@ -171,6 +174,10 @@ func (g *Gateway) assemble() error {
 			return err
 		}
 	}
+	known, err := g.openLeases(tunnels)
+	if err != nil {
+		return err
+	}
 	protocols := g.config.Protocols
 	if protocols == nil {
 		protocols = []ike.Protocol{v2.New(), v1.New()}
@@ -182,8 +189,9 @@ func (g *Gateway) assemble() error {
 		Logs:    func(l slog.Level) bool { return g.log.Enabled(context.Background(), l) },
 		// Records are made in any case, so that a reload can begin to log keys; without a log they are dropped.
 		KeyLog:  true,
-		IKEPort: s.IKEPort, NATTPort: s.NATTPort, Limits: g.limits(), Protocols: protocols,
+		IKEPort: s.IKEPort, NATTPort: s.NATTPort, Limits: g.limits(), Protocols: protocols, Leases: known,
 	})
+	g.loop.leased, g.loop.given = g.leased, g.given
 	g.loop.engine, g.loop.plane, g.loop.transmit = g.engine, g.carrier, g.machine.listeners.send
 	g.loop.complete, g.loop.expired = g.machine.complete, g.expired
 	g.loop.ask = newAsker(g.machine.source, g.machine.owns, g.machine.listeners.bound).answer
@@ -299,7 +307,8 @@ func (g *Gateway) giveBack() error {
 	if g.machine != nil {
 		errs = append(errs, g.machine.close())
 	}
-	errs = append(errs, g.loop.keys.close())
+	errs = append(errs, g.loop.keys.close(), g.leases.close())
+	g.leases = nil
 	return errors.Join(errs...)
 }
 

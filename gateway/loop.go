@@ -42,6 +42,8 @@ type loop struct {
 	keys     *keyLog                      // nil: no key log
 	complete func([]policy.SA)            // adds to new SAs what only the machine knows
 	expired  func(policy.PlaneEvent) bool // takes what is of no concern to the engine; nil: nothing is
+	leased   func([]ike.Lease)            // writes new owners of addresses down
+	given    func(ike.Given)              // puts addresses that a peer gave us onto the machine
 	transmit func(ike.Send) error
 	submit   func(ike.Job)
 	ask      func(context.Context, ike.Ask) ike.Answer
@@ -283,6 +285,12 @@ func (l *loop) handle(ev ike.Event) {
 // perform does what an Out wants, in the contract's order.
 func (l *loop) perform(now time.Time, out *ike.Out) {
 	failed := map[ike.ChangeID]error{}
+	if len(out.Leases) > 0 {
+		l.leased(out.Leases)
+	}
+	for _, g := range out.Given {
+		l.given(g)
+	}
 	l.apply(now, out, failed, 0)
 	for _, k := range out.KeyLog {
 		if l.keys != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"coati/esp"
+	"coati/ike"
 	"coati/policy"
 	"coati/policy/config"
 	"coati/tun"
@@ -39,7 +40,9 @@ type machine struct {
 	recent   func(netip.Addr) (tun.Uplink, error)
 	lookedAt time.Time
 	manual   manualLayout
-	adding   []policy.SA // with the next relay's policies, or not at all
+	given    map[string]ike.Given // by tunnel
+	worn     map[netip.Addr]bool  // addresses of the device that peers gave us
+	adding   []policy.SA          // with the next relay's policies, or not at all
 }
 
 // queueCount is the number of TUN queues and of sockets for each local address.
@@ -57,7 +60,7 @@ func openMachine(log *slog.Logger, stateDir string, s config.Gateway, tunnels []
 	if err != nil {
 		return nil, err
 	}
-	m := &machine{log: log, host: host, policies: map[policy.PolicyID]policy.Policy{}, loosened: map[string]*tun.Change{}}
+	m := &machine{log: log, host: host, policies: map[policy.PolicyID]policy.Policy{}, loosened: map[string]*tun.Change{}, given: map[string]ike.Given{}, worn: map[netip.Addr]bool{}}
 	queues := queueCount(s.Queues)
 	m.listeners = newListeners(host, s.IKEPort, s.NATTPort, queues, kernel)
 	err = m.listeners.set(localAddresses(tunnels))
@@ -151,7 +154,11 @@ func (m *machine) install(tunnels []policy.PeerTunnel) error {
 }
 
 // relay lays out tunnels on sockets that are there.
-func (m *machine) relay(tunnels []policy.PeerTunnel) error {
+func (m *machine) relay(plain []policy.PeerTunnel) error {
+	if err := m.settleGiven(plain); err != nil {
+		return err
+	}
+	tunnels := m.withGiven(plain)
 	w, err := look(m.host.Look())
 	if err != nil {
 		return err
@@ -195,6 +202,7 @@ func (m *machine) relay(tunnels []policy.PeerTunnel) error {
 			return err
 		}
 	}
+	next.tunnels = plain
 	m.layout = next
 	m.view = w.view(m.withPeers(tunnels))
 	return nil

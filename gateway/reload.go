@@ -119,6 +119,10 @@ func (g *Gateway) change(next *config.Config) ([]string, error) {
 		}
 	}
 	tunnels := g.numbers.assign(next.Tunnels)
+	known, err := g.openLeases(tunnels)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("nothing was changed: %w", err), discard(keys, g.loop.keys))
+	}
 	if err := g.machine.install(tunnels); err != nil {
 		return nil, errors.Join(fmt.Errorf("nothing was changed: %w", err), discard(keys, g.loop.keys))
 	}
@@ -132,6 +136,7 @@ func (g *Gateway) change(next *config.Config) ([]string, error) {
 			g.warnKeyLog()
 		}
 	}
+	g.engine.Leased(known)
 	g.loop.handle(ike.Configure{Tunnels: g.machine.layout.tunnels})
 	if err := g.machine.retire(); err != nil {
 		g.log.Error("old policies cannot be deleted", slog.String(keyReason, err.Error()))
@@ -169,6 +174,7 @@ func discard(keys, unless *keyLog) error {
 func running(old, next *config.Config) *config.Config {
 	c := *next
 	g := &c.Gateway
+	g.Leases = old.Gateway.Leases
 	g.TUN, g.Control, g.IKEPort, g.NATTPort = old.Gateway.TUN, old.Gateway.Control, old.Gateway.IKEPort, old.Gateway.NATTPort
 	g.Queues, g.NDBypass, g.OnExit, g.Guard, g.Plane = old.Gateway.Queues, old.Gateway.NDBypass, old.Gateway.OnExit, old.Gateway.Guard, old.Gateway.Plane
 	g.MTUFloor, g.MTUAging, g.ICMPAccept = old.Gateway.MTUFloor, old.Gateway.MTUAging, old.Gateway.ICMPAccept

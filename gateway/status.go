@@ -139,7 +139,12 @@ func tunnelState(s ike.SAState) string {
 }
 
 func ikeStatus(i *ike.Info) control.IKE {
+	var given *control.Given
+	if g := i.Given; g != nil {
+		given = &control.Given{Addresses: words(g.Addresses), DNS: words(g.DNS), Domains: g.Domains}
+	}
 	return control.IKE{
+		Leased: words(i.Leased), Given: given,
 		State: i.State.String(), Version: i.Version, Initiator: i.Initiator, LocalSPI: fmt.Sprintf("%016x", i.LocalSPI), RemoteSPI: fmt.Sprintf("%016x", i.PeerSPI),
 		Local: i.Path.Local.String(), Remote: i.Path.Remote.String(), LocalID: i.LocalID.String(), RemoteID: i.RemoteID.String(), Proposal: proposal(i.Proposal),
 		Established: moment(i.EstablishedAt), LastReceived: moment(i.LastReceived), NATLocal: i.NATLocal, NATRemote: i.NATRemote, Doing: i.Doing,
@@ -187,7 +192,7 @@ func (g *Gateway) sa(id policy.SAID, spi policy.SPI) control.SA {
 	return out
 }
 
-func words(s []policy.Selector) []string {
+func words[T fmt.Stringer](s []T) []string {
 	out := make([]string, len(s))
 	for i := range s {
 		out[i] = s[i].String()

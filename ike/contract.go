@@ -13,16 +13,18 @@
 //	command.go    what people and packets want of it
 //	outcome.go    what its machines tell about themselves
 //	path.go       what follows a change of our own addresses and routes
+//	lease.go      the addresses peers are given
 //	recover.go    what follows the end of its SAs; authenticating anew
 //	peer.go       how many IKE SAs one peer may have, and which of them stay
 //	limits.go     every tunable with its unit
 //
 // The caller's order of work for one Out, which is the contract's other half:
 //
-//  1. Changes, in order. If one fails, the Sends that name it are dropped and a ChangeFailed event is handled.
-//  2. KeyLog, so that a capture can be read from its first packet.
-//  3. Sends.
-//  4. Log, Replies, Jobs, Asks in any order.
+//  1. Leases are written down, so that a restart knows what a peer was told. Given is put onto the machine.
+//  2. Changes, in order. If one fails, the Sends that name it are dropped and a ChangeFailed event is handled.
+//  3. KeyLog, so that a capture can be read from its first packet.
+//  4. Sends.
+//  5. Log, Replies, Jobs, Asks in any order.
 package ike
 
 import (
@@ -163,6 +165,8 @@ type Out struct {
 	Asks    []Ask
 	Replies []Reply
 	Log     []Record
+	Leases  []Lease // new owners of addresses
+	Given   []Given // what peers gave us; of a tunnel the latest counts
 
 	signals  []Signal
 	refusals []Refusal
@@ -172,7 +176,7 @@ type Out struct {
 func (o *Out) Reset() {
 	*o = Out{
 		Changes: o.Changes[:0], KeyLog: o.KeyLog[:0], Sends: o.Sends[:0], Jobs: o.Jobs[:0], Asks: o.Asks[:0],
-		Replies: o.Replies[:0], Log: o.Log[:0], signals: o.signals[:0], refusals: o.refusals[:0],
+		Replies: o.Replies[:0], Log: o.Log[:0], Leases: o.Leases[:0], Given: o.Given[:0], signals: o.signals[:0], refusals: o.refusals[:0],
 	}
 }
 

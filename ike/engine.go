@@ -38,6 +38,7 @@ type Engine struct {
 	anyRemote []*policy.PeerTunnel
 	accepted  map[acceptedBy][]policy.Proposal // by the tunnels of anyRemote; made when asked for
 	byPolicy  map[policy.PolicyID]childRef
+	leases    *leases
 	leaving   bool
 	refused   Refusal // the latest that no tunnel is known for
 
@@ -73,6 +74,7 @@ type entry struct {
 	initial [16]byte
 	peer    string    // key in byPeer; empty until established
 	born    time.Time // its initial exchange began; outlives rekeys, as up does
+	leased  []netip.Addr
 	up      time.Time // its initial exchange ended
 	drains  bool      // closed, and kept for what is on its way
 	orphan  bool      // its tunnel left the configuration
@@ -105,6 +107,8 @@ func NewEngine(c Config) *Engine {
 	e.env.Proposals = e.proposals
 	e.env.HasOther = e.hasOther
 	e.env.PeerHas = e.peerHas
+	e.leases, e.env.Lease = newLeases(c.Leases), e.lease
+	e.env.Leases = nil
 	return e
 }
 
@@ -328,7 +332,7 @@ func (e *Engine) forget(en *entry) {
 		t.detach(en)
 	}
 	en.orphan = true
-	if en.peer != "" {
+	if e.giveBack(en); en.peer != "" {
 		rest := slices.DeleteFunc(e.byPeer[en.peer], func(x *entry) bool { return x == en })
 		if e.byPeer[en.peer] = rest; len(rest) == 0 {
 			delete(e.byPeer, en.peer)
@@ -344,7 +348,8 @@ func peerKey(tunnel string, id policy.Identity) string {
 // known files an established SA under its peer.
 func (e *Engine) known(en *entry) {
 	if en.peer == "" && en.tunnel != "" && !en.gone {
-		en.peer = peerKey(en.tunnel, en.sa.Brief().RemoteID)
+		i := en.sa.Brief()
+		en.peer, en.leased = peerKey(en.tunnel, i.RemoteID), i.Leased
 		e.byPeer[en.peer] = append(e.byPeer[en.peer], en)
 	}
 }

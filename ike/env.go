@@ -31,6 +31,8 @@ type Config struct {
 	IKEPort, NATTPort uint16
 	Limits            Limits
 	Protocols         []Protocol
+	// Leases are what former lives of the engine gave out, the latest last (Out.Leases).
+	Leases []Lease
 }
 
 // Protocol is one major version of IKE.
@@ -90,10 +92,13 @@ type Info struct {
 	LastReceived        time.Time
 	NATLocal, NATRemote bool // who is behind a NAT
 	PeerIsCoati         bool
+	Mobile              bool   // both ends know MOBIKE
 	Renews              bool   // the initial exchange replaced an older SA that was still good: reauthentication
 	LowNonce            []byte // the lower of both nonces of the initial exchange; outlives rekeys
 	Children            []ChildInfo
-	Doing               string // the exchange under way, for people
+	Leased              []netip.Addr // that the peer was given; not to be changed
+	Given               *Given       // that the peer gave us
+	Doing               string       // the exchange under way, for people
 }
 
 // ChildInfo is what people may know of a child SA.
@@ -178,6 +183,11 @@ type Relocate struct{ Local netip.Addr }
 
 func (Relocate) isEvent() {}
 
+// Move has a machine whose IKE SA may move (Info.Mobile) and its children leave from another address of ours.
+type Move struct{ Local netip.Addr }
+
+func (Move) isEvent() {}
+
 // Activate has a machine send on a child that is on standby, named by its inbound SA: what carried its traffic goes.
 type Activate struct{ SA policy.SAID }
 
@@ -221,7 +231,9 @@ type Env struct {
 	HasOther func(tunnel string, than SA) bool
 	// PeerHas says whether another IKE SA of the tunnel is established with this identity.
 	PeerHas func(tunnel string, id policy.Identity, than SA) bool
-	inUse   func(spi uint64) bool
+	// Lease gives the peer of a tunnel an address.
+	Lease func(t *policy.PeerTunnel, w LeaseWish, out *Out) (netip.Addr, error)
+	inUse func(spi uint64) bool
 
 	jobs, asks, changes uint64
 }

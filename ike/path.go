@@ -9,13 +9,14 @@ import (
 	"coati/policy"
 )
 
-// Our own address changed, or the route to a peer did. An IKE SA stays where it was made: so another one is made from where
+// Our own address changed, or the route to a peer did. An IKE SA moves if both ends know how (RFC 4555). Else it stays where it was made: so another one is made from where
 // the path leaves now, at once and not only when the old one is found dead. As far as the old path still works nothing is
 // lost. Who only listens, or has peers at any address, cannot begin; there the peer finds out.
 
 // lookAtPath asks where the path to the peer leaves from now.
 func (t *tunnel) lookAtPath(e *Engine, now time.Time, out *Out) error {
 	if t.anyPeer() || e.leaving {
+		t.lookForEach(e, out)
 		return nil
 	}
 	en := t.begun
@@ -34,6 +35,35 @@ func (t *tunnel) lookAtPath(e *Engine, now time.Time, out *Out) error {
 	e.askOwner[t.looking] = t
 	out.Asks = append(out.Asks, Ask{t.looking, AskPath{Remote: en.sa.Brief().Path.Remote.Addr(), Local: t.cfg.Local}})
 	return nil
+}
+
+// lookForEach asks the same for each SA of a tunnel with several peers that may move.
+func (t *tunnel) lookForEach(e *Engine, out *Out) {
+	for id := range t.looks {
+		delete(e.askOwner, id)
+	}
+	clear(t.looks)
+	for _, en := range t.entries {
+		i := en.sa.Brief()
+		if e.leaving || !i.Mobile || i.State != Established {
+			continue
+		}
+		id := e.env.NextAsk()
+		t.looks[id], e.askOwner[id] = en, t
+		out.Asks = append(out.Asks, Ask{id, AskPath{Remote: i.Path.Remote.Addr(), Local: t.cfg.Local}})
+	}
+}
+
+// lookedFor moves one of them.
+func (t *tunnel) lookedFor(e *Engine, now time.Time, en *entry, ev Answer, out *Out) error {
+	p, ok := ev.Value.(PathAnswer)
+	if ev.Err != nil || en.gone || e.tunnels[t.cfg.Name] != t {
+		return nil
+	}
+	if !ok || !p.Local.IsValid() {
+		return fmt.Errorf("ike: bad answer %v to a question for a path", ev.Value)
+	}
+	return e.run(now, en, Move{p.Local}, out)
 }
 
 // looked goes on with the answer.
@@ -63,7 +93,13 @@ func (t *tunnel) looked(e *Engine, now time.Time, ev Answer, out *Out) error {
 		return t.start(e, now, out)
 	}
 	en := t.live()
-	if en == nil || en.sa.Brief().Path.Local.Addr() == p.Local || !t.mayBegin(en) {
+	if en == nil || en.sa.Brief().Path.Local.Addr() == p.Local {
+		return nil
+	}
+	if en.sa.Brief().Mobile {
+		return e.run(now, en, Move{p.Local}, out)
+	}
+	if !t.mayBegin(en) {
 		return nil
 	}
 	out.Record(slog.LevelInfo, "our address changed: the tunnel is established anew", append(attrs, slog.String("local", p.Local.String()))...)

@@ -20,10 +20,11 @@ type tunnel struct {
 	wanted   []string
 	acquired map[string]waitingPackets
 	asking   AskID
-	looking  AskID      // whether the path of what lives is still the same
-	noPath   string     // why there is none any more; empty: there is
-	moving   netip.Addr // our address from which the SA that renews is negotiated, if that is why
-	begun    *entry     // the SA we are negotiating as initiator
+	looks    map[AskID]*entry // as looking, for SAs of a tunnel with several peers
+	looking  AskID            // whether the path of what lives is still the same
+	noPath   string           // why there is none any more; empty: there is
+	moving   netip.Addr       // our address from which the SA that renews is negotiated, if that is why
+	begun    *entry           // the SA we are negotiating as initiator
 	// renewing is the SA that is to be replaced by authenticating anew; it goes when all wanted children are on the new one.
 	renewing   *entry
 	dup        slot // when to look for idle duplicates
@@ -38,7 +39,7 @@ type tunnel struct {
 }
 
 func newTunnel(cfg *policy.PeerTunnel) *tunnel {
-	t := &tunnel{cfg: cfg, acquired: map[string]waitingPackets{}}
+	t := &tunnel{cfg: cfg, acquired: map[string]waitingPackets{}, looks: map[AskID]*entry{}}
 	t.slot = slot{index: -1, tunnel: t}
 	t.dup = slot{index: -1, tunnel: t, prune: true}
 	return t
@@ -159,6 +160,10 @@ func (t *tunnel) open(e *Engine, now time.Time, en *entry, out *Out) error {
 }
 
 func (t *tunnel) answer(e *Engine, now time.Time, ev Answer, out *Out) error {
+	if en := t.looks[ev.ID]; en != nil {
+		delete(t.looks, ev.ID)
+		return t.lookedFor(e, now, en, ev, out)
+	}
 	if ev.ID == t.looking {
 		return t.looked(e, now, ev, out)
 	}

@@ -129,7 +129,7 @@ func outer(h *Host, family string) netip.Addr {
 var results = NewTable(declared()...)
 
 func declared() []Cell {
-	var cells []Cell
+	cells := append(addressCells(), mobikeCells()...)
 	for _, role := range bothRoles {
 		for _, family := range families {
 			cells = append(cells, Cell{peerStrongSwan, role, family + " outside"})

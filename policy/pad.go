@@ -101,7 +101,15 @@ type PeerTunnel struct {
 	OnDead                LossAction // the peer does not answer any more
 	OnClose               LossAction // the peer deleted the IKE SA or a child
 	V1                    Version1
-	Children              []Child
+	// Pool are ranges of which each peer gets an address, DNS and Domains what it is told with it (RFC 7296, section 2.19; RFC 8598).
+	Pool    []Selector
+	DNS     []netip.Addr
+	Domains []string
+	// MOBIKE: SAs follow a change of either end's address (RFC 4555).
+	MOBIKE bool
+	// VirtualIP are the addresses we ask the peer for: 0.0.0.0 and :: stand for any of their family.
+	VirtualIP []netip.Addr
+	Children  []Child
 }
 
 // Child is a configured child SA.
@@ -135,6 +143,7 @@ func (t *PeerTunnel) SamePeer(o *PeerTunnel) bool {
 	a, b := *t, *o
 	for _, x := range []*PeerTunnel{&a, &b} {
 		x.Credential, x.Trust, x.EAP = nil, nil, nil
+		x.Pool, x.DNS, x.Domains = nil, nil, nil
 		x.Start, x.DPD, x.Keepalive, x.Lifetime, x.Reauth, x.Unique, x.OnDead, x.OnClose, x.Children = 0, 0, 0, 0, 0, 0, 0, 0, nil
 	}
 	return reflect.DeepEqual(a, b)

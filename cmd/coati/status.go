@@ -127,6 +127,19 @@ func printTunnel(b *strings.Builder, t control.Tunnel, now time.Time) {
 			fmt.Fprintf(b, "  doing %s", i.Doing)
 		}
 		b.WriteByte('\n')
+		if len(i.Leased) > 0 {
+			fmt.Fprintf(b, "       gives it %s\n", strings.Join(i.Leased, ", "))
+		}
+		if g := i.Given; g != nil {
+			fmt.Fprintf(b, "       gives us %s", strings.Join(g.Addresses, ", "))
+			if len(g.DNS) > 0 {
+				fmt.Fprintf(b, "  dns %s", strings.Join(g.DNS, ", "))
+			}
+			if len(g.Domains) > 0 {
+				fmt.Fprintf(b, "  for %s", strings.Join(g.Domains, ", "))
+			}
+			b.WriteByte('\n')
+		}
 	}
 	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	fmt.Fprint(tw, "  child\tstate\tspi in\tspi out\tcipher\tvia\tage\treceived\tsent\tdropped\ttraffic\n")

@@ -168,7 +168,16 @@ type IKE struct {
 	LastReceived *time.Time `json:"last_received,omitempty"`
 	NATLocal     bool       `json:"nat_local"` // we are behind a NAT
 	NATRemote    bool       `json:"nat_remote"`
-	Doing        string     `json:"doing,omitempty"` // the exchange under way
+	Leased       []string   `json:"leased,omitempty"` // addresses that the peer was given
+	Given        *Given     `json:"given,omitempty"`  // what the peer gave us
+	Doing        string     `json:"doing,omitempty"`  // the exchange under way
+}
+
+// Given is what a peer gave us by its configuration payload.
+type Given struct {
+	Addresses []string `json:"addresses"`
+	DNS       []string `json:"dns,omitempty"`
+	Domains   []string `json:"domains,omitempty"` // that these servers are to be asked about; empty: all
 }
 
 // Child is one configured child, with the SA pairs that carry it: none if it is down, two during a rekey.

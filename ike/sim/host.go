@@ -39,6 +39,9 @@ type Host struct {
 	Names map[string]netip.Addr
 	// RADIUS answers the questions to RADIUS servers; nil: none does.
 	RADIUS func(ike.AskRADIUS) (ike.RADIUSAnswer, error)
+	// Leases outlive its restarts; Given is the latest that a peer gave each tunnel.
+	Leases []ike.Lease
+	Given  map[string]ike.Given
 	// JobDelay is how long a job takes. One is computed at a time, in the order they came.
 	JobDelay time.Duration
 	// Err is the first error of the machines themselves.
@@ -113,6 +116,7 @@ func (h *Host) boot() {
 	h.V2, h.V1 = v2.New(), v1.New()
 	h.rows = [3]string{}
 	h.wakeAt, h.busy = time.Time{}, time.Time{}
+	h.Given = map[string]ike.Given{}
 	if h.world.OnBoot != nil {
 		h.world.OnBoot(h)
 	}
@@ -123,7 +127,7 @@ func (h *Host) boot() {
 	h.Engine = ike.NewEngine(ike.Config{
 		Rand: source{h.world}, AllocSPI: h.Plane.AllocSPI, FreeSPI: h.Plane.FreeSPI, SAState: h.Plane.State,
 		NewSAID: func() policy.SAID { h.said++; return policy.SAID(h.said) },
-		Limits:  h.Limits, Protocols: []ike.Protocol{h.V2, h.V1},
+		Limits:  h.Limits, Protocols: []ike.Protocol{h.V2, h.V1}, Leases: h.Leases,
 	})
 }
 
@@ -257,6 +261,10 @@ func (h *Host) fault(err error) {
 
 func (h *Host) perform(out *ike.Out) {
 	failed := map[ike.ChangeID]error{}
+	h.Leases = append(h.Leases, out.Leases...)
+	for _, g := range out.Given {
+		h.Given[g.Tunnel] = g
+	}
 	var more []*ike.Out
 	for _, c := range out.Changes {
 		err := h.Plane.Apply(c.Tx)

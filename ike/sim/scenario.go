@@ -193,6 +193,43 @@ func Scenarios() []Scenario {
 			},
 		},
 		{
+			Name: "mobike", About: "both ends' addresses change and the IKE SA goes along, also behind a NAT and back; loss, rekeys, an attacker", Pairs: 1, Chaos: 2 * time.Minute, Every: 8 * time.Second,
+			Network: Network{Loss: 0.05, Jitter: 20 * time.Millisecond}, Attacker: Attacker{Mutate: 0.1, Reflect: 0.1, Inject: 0.2},
+			Act: func(w *World, a, b *Host) {
+				if w.Rand.IntN(2) == 0 {
+					rekey(w, a, b)
+					return
+				}
+				to, h := a.Addr.As4(), a
+				if w.Rand.IntN(3) == 0 {
+					to, h = b.Addr.As4(), b
+				}
+				// The last octet but one says which host; of the second one 48 and on are its addresses, 36 and 37 are behind NATs.
+				to[1] = byte(32 + w.Rand.IntN(6))
+				if h == b {
+					to[1] = byte(48 + w.Rand.IntN(4))
+				}
+				at := netip.AddrFrom4(to)
+				if to[1] >= 36 && h == a && w.nats[at] == nil {
+					outside := to
+					outside[1] += 4
+					w.AddNAT(at, netip.AddrFrom4(outside))
+				}
+				if at != h.Addr {
+					h.Move(at, w.Rand.IntN(2) == 0)
+				}
+			},
+			Tunnel: func(t *policy.PeerTunnel, second bool) {
+				t.MOBIKE = true
+				if listens(t, second); second {
+					t.Remote, t.RemoteID = netip.Addr{}, policy.Identity{Type: policy.IDFQDN, Data: []byte("mobile")}
+					t.LocalID = policy.Identity{Type: policy.IDFQDN, Data: []byte("hub")}
+				} else {
+					t.LocalID, t.RemoteID = policy.Identity{Type: policy.IDFQDN, Data: []byte("mobile")}, policy.Identity{Type: policy.IDFQDN, Data: []byte("hub")}
+				}
+			},
+		},
+		{
 			Name: "reload", About: "timers and a child change under traffic, with rekeys between", Pairs: 1, Chaos: 40 * time.Second, Every: 2 * time.Second,
 			Network: Network{Jitter: 8 * time.Millisecond}, Lossless: true,
 			Act: func(w *World, a, b *Host) {

@@ -85,14 +85,20 @@ func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
 	s.children = []*child{c}
 	c.offered = without(cfg.ESP, policy.TransformKE)
 	c.nonceI, c.nonceR = s.ni, s.nr
-	c.local, c.remote = selectorsFor(cfg, packetOf(cfg, s.flow))
+	flow := packetOf(cfg, s.flow)
+	if len(s.tunnel.VirtualIP) > 0 {
+		flow = policy.Flow{} // it has not the address yet that we will be given
+	}
+	c.local, c.remote = selectorsFor(cfg, flow)
 	mode, err := s.offerMode(c)
 	if err != nil {
 		s.fail(err, ike.ClosedFailed)
 		return
 	}
+	payloads = append(payloads, configRequest(s.tunnel)...)
 	payloads = append(payloads, saPayload(c.offered, wire.SPI4(uint32(c.inSPI))), tsPayload(false, c.local), tsPayload(true, c.remote))
 	payloads = append(payloads, mode...)
+	payloads = append(payloads, s.offerMobike()...)
 	s.phase = phaseAuthSent
 	s.sendRequest(wire.ExchangeIKEAuth, 0, payloads...)
 }
@@ -163,7 +169,19 @@ func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payl
 	}
 	s.answerPath.Encap = s.path.Encap
 	sa, _ := wire.Find[*wire.SA](m.payloads, wire.PayloadSA)
-	c, reject := s.acceptChild(m, sa, s.ni, s.nr, policy.Secret{}, nil, true)
+	if changedOnTheWay(m) {
+		s.refused("the peer's address was changed on the way, which it does not allow", fmt.Errorf("it comes from %s", m.path.Remote))
+		s.refuse(wire.NotifyUnexpectedNATDetected, nil)
+		s.fail(errors.New("a NAT stands where none is allowed"), ike.ClosedFailed)
+		return
+	}
+	payloads = append(payloads, s.agreeMobike(m)...)
+	reply, reject := s.configure(m)
+	var c *child
+	if reject == nil {
+		c, reject = s.acceptChild(m, sa, s.ni, s.nr, policy.Secret{}, nil, true)
+	}
+	payloads = append(payloads, reply...)
 	s.established(contact)
 	if reject != nil {
 		// The IKE SA stands without a child (section 1.2).
@@ -324,11 +342,20 @@ func (s *sa) answerChecked(m *message, err error) {
 	}
 	c := s.children[0]
 	s.authLifetime(m)
+	s.mobikeAnswered(m)
 	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return w == c.name })
 	s.established(false)
 	if no := m.errorNotify(); no != nil {
+		if err := lacksAddress(no.Type); err != nil {
+			s.unconfigured(c, err)
+			return
+		}
 		s.dropChild(c, childRefusal(no.Type, c))
 		s.openWanted()
+		return
+	}
+	if err := s.takeGiven(m); err != nil {
+		s.unconfigured(c, err)
 		return
 	}
 	if err := s.takeAnswer(c, m, policy.Secret{}); err != nil {

@@ -107,7 +107,7 @@ func (s *sa) selectChild(m *message, sa *wire.SA, of *child, inAuth bool) (*chil
 	}
 	ti, _ := wire.Find[*wire.TS](m.payloads, wire.PayloadTSi)
 	tr, _ := wire.Find[*wire.TS](m.payloads, wire.PayloadTSr)
-	cfg, local, remote, seen := s.matchMode(m, policySelectors(tr), policySelectors(ti), of)
+	cfg, local, remote, seen := s.matchMode(m, s.ourEnd(policySelectors(tr)), s.theirEnd(policySelectors(ti)), of)
 	if cfg == nil {
 		if other, _, _ := s.matchChild(policySelectors(tr), policySelectors(ti), of, policy.Transport); other != nil {
 			return nil, 0, &rejection{wire.NotifyTSUnacceptable, fmt.Errorf("the peer asks for tunnel mode, and child %s of tunnel %s has transport mode: see mode", other.Name, s.tunnel.Name)}
@@ -226,6 +226,9 @@ func (s *sa) takeAnswer(c *child, m *message, shared policy.Secret, more ...poli
 	if len(local) == 0 || len(remote) == 0 || !policy.Subset(local, c.local) || !policy.Subset(remote, c.remote) {
 		return fmt.Errorf("the peer answered with selectors %v <-> %v that we did not offer", local, remote)
 	}
+	if local = s.ourEnd(local); len(local) == 0 {
+		return fmt.Errorf("the peer gives us %v, and no selector for it", s.config.given.Addresses)
+	}
 	c.local, c.remote = outermost(local), outermost(remote)
 	return s.deriveChild(c, shared, more...)
 }
@@ -334,6 +337,9 @@ func (s *sa) removeChild(c *child, reason ike.CloseReason) {
 
 // childRefusal explains a responder's refusal.
 func childRefusal(t wire.NotifyType, c *child) error {
+	if err := lacksAddress(t); err != nil {
+		return err
+	}
 	switch t {
 	case wire.NotifyTSUnacceptable:
 		return fmt.Errorf("the peer accepts none of our traffic selectors %v <-> %v: compare local-ts and remote-ts with its configuration", c.cfg.Local, c.cfg.Remote)

@@ -75,7 +75,13 @@ func (t *childTask) begin(s *sa) bool {
 	}
 	c.offered, c.nonceI = t.cfg.ESP, s.env.Bytes(nonceLen)
 	c.local, c.remote = selectorsFor(t.cfg, t.flow)
+	c.local, c.remote = s.ourEnd(c.local), s.theirEnd(c.remote)
 	t.c = c
+	if len(c.local) == 0 || len(c.remote) == 0 {
+		t.abandonLarval(s)
+		t.failed(s, errors.New("the child has nothing to do with the addresses that were given: compare them with local-ts and remote-ts"))
+		return false
+	}
 	if t.mode, err = s.offerMode(c); err != nil {
 		t.abandonLarval(s)
 		t.failed(s, err)

@@ -63,13 +63,20 @@ type livenessTask struct{}
 func (t *livenessTask) name() string { return "asking whether the peer lives" }
 
 func (t *livenessTask) begin(s *sa) bool {
+	if s.asksMapping() {
+		s.sendRequest(wire.ExchangeInformational, 0, s.natPayloads()...)
+		return true
+	}
 	s.sendRequest(wire.ExchangeInformational, 0)
 	return true
 }
 
 func (t *livenessTask) job(*sa, ike.JobDone) {}
 
-func (t *livenessTask) response(s *sa, _ *message) { s.finish() }
+func (t *livenessTask) response(s *sa, m *message) {
+	s.mapped(m)
+	s.finish()
+}
 
 // livenessAt is when the peer has been silent for long enough to be asked.
 func (s *sa) livenessAt() time.Time {
@@ -177,7 +184,8 @@ func (s *sa) deletedByPeer() {
 
 // informed answers a question for life, and notes notifications.
 func (s *sa) informed(m *message) {
-	s.respond(0)
+	s.respond(0, s.echo(m)...)
+	s.peerAddresses(m)
 	if s.began {
 		s.authLifetime(m)
 	}

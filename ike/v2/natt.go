@@ -80,7 +80,7 @@ func (s *sa) floats(mode policy.EncapMode) bool {
 // float moves the initiator to port 4500 on both ends.
 func (s *sa) float() {
 	s.path.Encap = policy.EncapRaw
-	if s.nat.local || s.nat.remote || s.tunnel.Encap == policy.EncapForceUDP {
+	if s.nat.local || s.nat.remote || s.tunnel.Encap == policy.EncapForceUDP || mobile(s.tunnel) && s.nat.supported {
 		s.path.Local = netip.AddrPortFrom(s.path.Local.Addr(), s.env.NATTPort)
 		s.path.Remote = netip.AddrPortFrom(s.path.Remote.Addr(), nattPort)
 	}
@@ -97,7 +97,7 @@ func (s *sa) moved(m *message) {
 	if at.Remote == s.path.Remote && at.Local == s.path.Local {
 		return
 	}
-	if s.phase == phaseEstablished && (!s.nat.remote || s.nat.local && s.initiator) {
+	if s.phase == phaseEstablished && (!s.nat.remote || s.nat.local && s.initiator || s.mobility.agreed) {
 		return
 	}
 	if s.initiator && s.phase != phaseEstablished {

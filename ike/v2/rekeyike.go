@@ -336,7 +336,7 @@ func (s *sa) heir(initiator bool, spiI, spiR uint64, chosen policy.Proposal, ni,
 	n := &sa{
 		env: s.env, proto: s.proto, phase: phaseEstablished, now: s.now, out: s.out, tunnel: s.tunnel, initiator: initiator, spiI: spiI, spiR: spiR,
 		path: s.path, answerPath: s.path, nat: s.nat, ni: ni, nr: nr, proposal: chosen, prf: prf, localID: s.localID, remoteID: s.remoteID,
-		frag: fragmenting{agreed: s.frag.agreed, most: s.frag.most}, peerIsCoati: s.peerIsCoati, establishedAt: s.now, lastReceived: s.now, changes: map[ike.ChangeID]*child{},
+		mobility: s.mobility, config: s.config, frag: fragmenting{agreed: s.frag.agreed, most: s.frag.most}, peerIsCoati: s.peerIsCoati, establishedAt: s.now, lastReceived: s.now, changes: map[ike.ChangeID]*child{},
 	}
 	// The PRF of the old SA makes the seed; the new one's makes the keys (section 2.18).
 	if err := n.makeKeys(keys.RekeySKEYSEED(s.prf, s.keys.D, shared, ni, nr, more...)); err != nil {
@@ -361,7 +361,7 @@ func (s *sa) adopt(n *sa) {
 	}
 	for _, t := range s.tasks {
 		switch t := t.(type) {
-		case *childTask, *deleteTask:
+		case *childTask, *deleteTask, *updateTask, *announceTask, *routableTask:
 			n.tasks = append(n.tasks, t)
 		case *rekeyIKETask:
 			s.reply(t.command, nil)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"coati/ike"
@@ -54,6 +55,8 @@ type sa struct {
 	answerPath policy.Path // where the request being served came from
 	nat        natState
 	frag       fragmenting
+	config     configured
+	mobility   mobility
 
 	start    initState // until the SA is established
 	eap      *eapState // while EAP runs
@@ -185,6 +188,8 @@ func (s *sa) Handle(now time.Time, ev ike.Event, out *ike.Out) error {
 		s.reconfigure(ev.Tunnel)
 	case ike.Unreachable:
 		s.noteUnreachable(ev)
+	case ike.Move:
+		s.move(ev.Local)
 	case ike.Relocate:
 		s.path.Local = netip.AddrPortFrom(ev.Local, s.path.Local.Port())
 	default:
@@ -367,6 +372,9 @@ func (s *sa) open(name string, flow policy.Flow) {
 		s.wanted = append(s.wanted, name)
 		return
 	}
+	if flow.Src.IsValid() && s.config.given != nil && !slices.Contains(s.config.given.Addresses, flow.Src) {
+		flow = policy.Flow{} // no child of ours will ever carry it
+	}
 	for _, t := range append([]task{s.doing}, s.tasks...) {
 		if ct, ok := t.(*childTask); ok && ct.cfg.Name == name {
 			return
@@ -411,7 +419,7 @@ func (s *sa) Brief() ike.Info {
 	i := ike.Info{
 		Version: 2, Initiator: s.began, LocalSPI: s.LocalSPI(), PeerSPI: s.peerSPI(), Path: s.path, LocalID: s.localID, RemoteID: s.remoteID,
 		EstablishedAt: s.establishedAt, LastReceived: s.lastReceived, NATLocal: s.nat.local, NATRemote: s.nat.remote,
-		PeerIsCoati: s.peerIsCoati, LowNonce: s.firstNonce, Renews: s.renews,
+		Mobile: s.mobility.agreed, Leased: s.config.leased, Given: s.config.given, PeerIsCoati: s.peerIsCoati, LowNonce: s.firstNonce, Renews: s.renews,
 	}
 	if s.tunnel != nil {
 		i.Tunnel = s.tunnel.Name

@@ -149,6 +149,7 @@ func init() {
 		{"our IKE_FOLLOWUP_KE answered", "RFC 9370, 2.2.4", phaseEstablished, wire.ExchangeIKEFollowupKE, true, nil, []need{ke}, (*sa).taskAnswered, []phase{phaseEstablished, phaseDeleting}},
 
 		{"peer deletes", "1.4.1", phaseEstablished, wire.ExchangeInformational, false, []need{del}, []need{cp}, (*sa).deleteRequested, []phase{phaseEstablished, phaseDraining}},
+		{"peer moves", "1.4; RFC 4555, section 3.5", phaseEstablished, wire.ExchangeInformational, false, []need{n(wire.NotifyUpdateSAAddresses)}, nil, (*sa).peerMoves, []phase{phaseEstablished}},
 		{"peer informs or asks whether we live", "1.4", phaseEstablished, wire.ExchangeInformational, false, nil, []need{cp}, (*sa).informed, []phase{phaseEstablished, phaseClosed}},
 		{"our INFORMATIONAL answered", "1.4", phaseEstablished, wire.ExchangeInformational, true, nil, []need{del, cp}, (*sa).taskAnswered, []phase{phaseEstablished, phaseDeleting, phaseClosed}},
 

@@ -52,6 +52,7 @@ type Gateway struct {
 	Control string // path of the control socket
 	// ControlGroup may use the control socket besides root; empty: nobody may.
 	ControlGroup       string
+	Leases             string // file of the addresses that peers were given
 	KeyLog             string // folder of the key log; empty: none is written
 	SecretsPermissions SecretsPermissions
 	IKEPort, NATTPort  uint16 // UDP ports of IKE and of IKE and ESP behind NATs (RFC 7296, section 2.23)
@@ -71,6 +72,7 @@ func DefaultGateway() Gateway {
 	return Gateway{
 		TUN:      "coati0",
 		Control:  "/run/coati/coati.sock",
+		Leases:   "/var/lib/coati/leases",
 		IKEPort:  500,
 		NATTPort: 4500,
 		NDBypass: true,

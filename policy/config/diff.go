@@ -153,6 +153,7 @@ func diffGateway(old, new Gateway) (live, restart []Change) {
 			{"control", g.Control},
 			{"control-group", g.ControlGroup},
 			{"keylog", g.KeyLog},
+			{"leases", g.Leases},
 			{"ike-port", strconv.Itoa(int(g.IKEPort))},
 			{"natt-port", strconv.Itoa(int(g.NATTPort))},
 			{"queues", strconv.Itoa(g.Queues)},
@@ -185,12 +186,17 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"ike", sayList(t.IKE)},
 		{"encap", t.Encap.String()},
 		{"fragment-size", sayFragmentSize(t)},
+		{"mobike", strconv.FormatBool(t.MOBIKE)},
+		{"virtual-ip", strings.Join(words(t.VirtualIP), ", ")},
 	}
 }
 
 func timerSettings(t *policy.PeerTunnel) []said {
 	return []said{
 		{"start", t.Start.String()},
+		{"pool", sayList(t.Pool)},
+		{"dns", strings.Join(words(t.DNS), ", ")},
+		{"dns-domains", strings.Join(t.Domains, ", ")},
 		{"dpd", sayDuration(t.DPD)},
 		{"keepalive", sayDuration(t.Keepalive)},
 		{"lifetime", sayDuration(t.Lifetime)},

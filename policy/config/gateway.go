@@ -40,6 +40,14 @@ var gatewayKeys = []key[Gateway]{
 			g.KeyLog = filepath.Clean(s)
 		}
 	}},
+	{"leases", func(l *loader, g *Gateway, k setting) {
+		s, ok := k.text(l, "/var/lib/coati/leases")
+		if ok && !filepath.IsAbs(s) {
+			k.errorf(l, "%q is no absolute path", s)
+		} else if ok {
+			g.Leases = filepath.Clean(s)
+		}
+	}},
 	{"secrets-permissions", func(l *loader, g *Gateway, k setting) {
 		i, _ := k.choice(l, SecretsStrict.String(), SecretsAny.String())
 		g.SecretsPermissions = SecretsPermissions(max(i, 0))

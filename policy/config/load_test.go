@@ -69,7 +69,7 @@ psk-file = "psk"
 remote-ts = ["10.2.0.0/16"]
 `)
 	want := &Config{
-		Gateway: Gateway{TUN: "coati0", Control: "/run/coati/coati.sock", IKEPort: 500, NATTPort: 4500, NDBypass: true, Guard: true, MTUFloor: 576, MTUAging: 10 * time.Minute},
+		Gateway: Gateway{TUN: "coati0", Control: "/run/coati/coati.sock", Leases: "/var/lib/coati/leases", IKEPort: 500, NATTPort: 4500, NDBypass: true, Guard: true, MTUFloor: 576, MTUAging: 10 * time.Minute},
 		Tunnels: []policy.PeerTunnel{{
 			Name: "site-b", Version: 2, Remote: netip.MustParseAddr("203.0.113.7"), PSK: policy.NewSecret([]byte("open sesame")),
 			IKE: policy.DefaultIKE(), DPD: 30 * time.Second, Keepalive: 20 * time.Second, Lifetime: 4 * time.Hour,

@@ -117,6 +117,11 @@ var tunnelKeys = slices.Concat([]key[draft]{
 			d.tunnel.Encap = policy.EncapMode(i)
 		}
 	}},
+	{"pool", (*loader).readPool},
+	{"dns", func(l *loader, d *draft, k setting) { d.tunnel.DNS = k.addresses(l, "10.1.0.53", maxDNS) }},
+	{"dns-domains", (*loader).readDomains},
+	{"virtual-ip", func(l *loader, d *draft, k setting) { d.tunnel.VirtualIP = k.addresses(l, "0.0.0.0", 2) }},
+	{"mobike", func(l *loader, d *draft, k setting) { d.tunnel.MOBIKE, _ = k.boolean(l) }},
 	{"fragment-size", (*loader).readFragmentSize},
 	{"dpd", func(l *loader, d *draft, k setting) { d.tunnel.DPD, _ = k.duration(l) }},
 	{"keepalive", func(l *loader, d *draft, k setting) { d.tunnel.Keepalive, _ = k.duration(l) }},
@@ -475,6 +480,7 @@ func (l *loader) finishTunnel(d *draft) {
 	t := &d.tunnel
 	l.config.where[t.Name] = d.at
 	l.finishPeer(d)
+	l.finishAddresses(d)
 	if _, set := d.keys["remote-auth"]; !set {
 		t.RemoteAuth = t.LocalAuth
 	}
@@ -490,13 +496,15 @@ func (l *loader) finishTunnel(d *draft) {
 		}
 	}
 	if !tables {
-		if _, set := d.keys["remote-ts"]; !set {
+		if _, set := d.keys["remote-ts"]; !set && len(t.Pool) == 0 {
 			l.errorf(d.at, "[tunnel.%s] has no remote-ts: say what lies behind the peer, as in remote-ts = [\"10.2.0.0/16\"]", t.Name)
 		}
 		l.readChild(d, &value{kind: kindTable, at: d.at, fields: d.short}, "[tunnel."+t.Name+"]")
 	}
 	for _, c := range d.children {
-		if _, set := c.keys["remote-ts"]; !set && tables {
+		if _, set := c.keys["remote-ts"]; !set && len(t.Pool) > 0 {
+			c.remote = d.poolSites(c.at)
+		} else if !set && tables {
 			l.errorf(c.at, "child %q has no remote-ts: say what lies behind the peer, as in remote-ts = [\"10.2.0.0/16\"]", c.name)
 		}
 		l.finishChild(c)

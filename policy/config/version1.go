@@ -36,6 +36,9 @@ func (l *loader) finishVersion1(d *draft) {
 		l.warnf(at, "aggressive: whoever asks this gateway can guess the key off-line: have both ends use main mode, or a long random key")
 	}
 	l.checkVersion1Auth(d)
+	if at, set := d.keys["mobike"]; set {
+		l.errorf(at, "mobike: IKEv1 SAs do not move: leave the key out")
+	}
 	if at, set := d.keys["fragment-size"]; set {
 		l.errorf(at, "fragment-size: fragments of IKEv1 are not built in: leave the key out")
 	}

@@ -15,7 +15,7 @@ const (
 	// kernel-libipsec, ESP in userspace, must come before kernel-netlink: the first one serves.
 	charonPlugins = "nonce random openssl kdf hmac sha1 sha2 md5 aes gcm ccm ctr cmac chapoly gcrypt gmp " +
 		"curve25519 pem x509 pkcs1 pkcs8 pubkey constraints kernel-libipsec kernel-netlink " +
-		"socket-default vici updown"
+		"socket-default vici updown xauth-generic"
 )
 
 // A Charon is strongSwan's daemon. Its userspace ESP takes tunnel mode in UDP only (it fakes a NAT), and no ESN; in a kernel

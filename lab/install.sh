@@ -8,7 +8,7 @@ here=$(dirname "$(realpath "$0")")
 needs=(
 	/usr/sbin/ip:iproute2 /usr/bin/ping:iputils-ping /usr/sbin/sysctl:procps /usr/sbin/ethtool:ethtool
 	/usr/sbin/nft:nftables /usr/bin/tcpdump:tcpdump /usr/bin/socat:socat
-	/usr/bin/tshark:tshark /usr/bin/ike-scan:ike-scan
+	/usr/bin/tshark:tshark /usr/bin/ike-scan:ike-scan /usr/sbin/vpnc:vpnc
 	/usr/bin/openssl:openssl /usr/lib/ipsec/charon:strongswan-charon /usr/sbin/swanctl:strongswan-swanctl
 	/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so:libcharon-extra-plugins
 	/usr/lib/ipsec/plugins/libstrongswan-eap-mschapv2.so:libcharon-extauth-plugins /usr/sbin/freeradius:freeradius

@@ -1,6 +1,26 @@
 package policy
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
+
+// XAuthRole says who we are in XAUTH.
+type XAuthRole uint8
+
+const (
+	XAuthNone XAuthRole = iota
+	XAuthClient
+	XAuthServer
+)
+
+func (r XAuthRole) String() string { return [...]string{"none", "client", "server", ""}[r&3] }
+
+// XAuthUser is one whom a server knows.
+type XAuthUser struct {
+	Name     string
+	Password Secret
+}
 
 // The numbers of IKEv1 (RFC 2407, sections 4.4.4 and 4.5; RFC 2409, appendix A; RFC 4312, 4868 and 5903). Key exchange groups have those of
 // IKEv2, and so have the ciphers of ESP but for one.
@@ -62,6 +82,16 @@ func FromV1(p Protocol, tt TransformType, number uint16) (id uint16, ok bool) {
 type Version1 struct {
 	// Aggressive: we begin in aggressive mode, and a peer may. With a pre-shared key whoever asks can guess it off-line.
 	Aggressive bool
+	// XAuth: after phase 1 the client proves a user's name by a password.
+	XAuth    XAuthRole
+	User     string
+	Password Secret
+	Users    []XAuthUser
+	// Push: the end with a pool says what the other one gets, instead of being asked.
+	Push bool
+	// Banner and SplitInclude, networks that are reached through the tunnel, are told to clients (Cisco Unity).
+	Banner       string
+	SplitInclude []netip.Prefix
 	// Check is what a responder makes of lifetimes, and of the group of PFS.
 	Check ProposalCheck
 }

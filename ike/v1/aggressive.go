@@ -156,7 +156,7 @@ func (s *sa) stillThere(t *policy.PeerTunnel) error {
 // answerAggressively sends message 2.
 func (s *sa) answerAggressively(x *exchange, m *message, chosen wire.Payload) {
 	t := s.candidates[0]
-	id := identity(ike.LocalIdentity(t, s.path))
+	id := identity(localIdentity(t, s.path))
 	body, err := idBody(id)
 	if err != nil {
 		s.end(ike.ClosedFailed, err)

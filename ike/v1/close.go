@@ -52,7 +52,7 @@ func (s *sa) end(reason ike.CloseReason, err error) {
 	established := !s.establishedAt.IsZero()
 	s.reason = reason
 	for _, x := range s.inOrder() {
-		if x.pair.task != nil {
+		if x.pair != nil && x.pair.task != nil {
 			s.reply(x.pair.task.command, orClosed(err))
 		}
 		s.forget(x)

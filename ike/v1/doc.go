@@ -10,6 +10,9 @@
 //	proof.go          who is who: by hash or by signature (sections 5.1 and 5.4)
 //	main.go           main mode (section 5.4)
 //	aggressive.go     aggressive mode (section 5.4)
+//	transaction.go    what follows phase 1 (draft-dukes-ike-mode-cfg)
+//	xauth.go          a user's name and password (draft-beaulieu-ike-xauth)
+//	config.go         addresses, name servers, and Cisco's attributes
 //	vendor.go         what vendor IDs say
 //	quick.go          quick mode, what we begin (section 5.5)
 //	serve.go          quick mode, what the peer begins

@@ -86,7 +86,7 @@ func (s *sa) informational(m *message) {
 		s.inClear(m)
 		return
 	}
-	if s.state != stateEstablished || m.MessageID == 0 || s.seen[m.MessageID] || !s.mayCommit(m.MessageID) || len(s.seen) >= maxSeen {
+	if s.state != stateEstablished && s.state != stateAuthorizing || m.MessageID == 0 || s.seen[m.MessageID] || !s.mayCommit(m.MessageID) || len(s.seen) >= maxSeen {
 		s.drops.unfit++
 		return
 	}
@@ -99,7 +99,7 @@ func (s *sa) informational(m *message) {
 	}
 	s.authentic(m)
 	for _, q := range m.Payloads {
-		if s.state != stateEstablished {
+		if s.state != stateEstablished && s.state != stateAuthorizing {
 			return
 		}
 		switch q := q.(type) {
@@ -170,6 +170,8 @@ func (s *sa) notified(no *wire.V1Notify) {
 		for _, c := range s.peer.children {
 			s.release(c)
 		}
+	case no.Type == wire.NotifyV1InitialContact && s.state == stateAuthorizing:
+		s.authorizing.contact = true
 	case no.Type == wire.NotifyV1InitialContact:
 		// Some say it here instead of in phase 1, and only then; the engine counts it for an SA that has just begun.
 		if !s.initiator && s.now.Sub(s.establishedAt) < s.env.Limits.DeleteGrace {

@@ -382,7 +382,7 @@ func (s *sa) admit(m *message) (contact, ok bool) {
 		return false, false
 	}
 	s.lastReceived = s.now
-	s.localID = ike.LocalIdentity(t, s.path)
+	s.localID = localIdentity(t, s.path)
 	return contact, true
 }
 

@@ -87,6 +87,7 @@ type exchange struct {
 	begun    time.Time
 	forgetAt time.Time
 	pair     *pair
+	config   *transaction
 }
 
 // awaits says whether our latest message is repeated by timer.
@@ -192,6 +193,8 @@ func (s *sa) datagram(d ike.Datagram) {
 		s.phaseOne(m)
 	case wire.ExchangeV1Quick:
 		s.phaseTwo(m)
+	case wire.ExchangeV1Transaction:
+		s.transaction(m)
 	case wire.ExchangeV1Informational:
 		s.informational(m)
 	case wire.ExchangeV1NewGroup:
@@ -244,7 +247,7 @@ func (s *sa) phaseTwo(m *message) {
 		return
 	}
 	x := s.exchanges[m.MessageID]
-	if x != nil && s.repeated(x, m) {
+	if x != nil && (x.kind != m.Exchange || s.repeated(x, m)) {
 		return
 	}
 	fresh := x == nil
@@ -320,7 +323,10 @@ func (s *sa) openHashed(m *message, iv []byte, want func(covered []byte) []byte)
 
 // authentic notes that the peer made a message just now, and where it is.
 func (s *sa) authentic(m *message) {
-	s.lastReceived, s.unheard = s.now, false
+	if s.unheard {
+		s.unheard, s.p1.next = false, zeroTime
+	}
+	s.lastReceived = s.now
 	s.dpd.asked = 0
 	s.moved(m.path)
 }
@@ -332,6 +338,8 @@ func (s *sa) unanswered(x *exchange) {
 		s.end(ike.ClosedFailed, s.refusal)
 	case x == &s.p1:
 		s.end(ike.ClosedFailed, s.silence())
+	case x.kind == wire.ExchangeV1Transaction:
+		s.transactionFailed(x, fmt.Errorf("no answer from %s to %d repetitions of a transaction", s.path.Remote, x.tries+1))
 	case s.lastReceived.Before(x.begun) && x.step == stepQuickSent:
 		s.finish(ike.ClosedDead, fmt.Errorf("no answer from %s to %d repetitions of quick mode", s.path.Remote, x.tries+1))
 	case x.step == stepQuickSent:

@@ -64,6 +64,9 @@ func (s *sa) join(forgotten bool) {
 		p = s.peer
 		s.proto.peers[key] = p
 	}
+	if h := p.home(); h != nil && len(s.config.leased) == 0 && s.config.given == nil {
+		s.config = h.config // what was given belongs to the peer
+	}
 	s.peer = p
 	p.sas = append(p.sas, s)
 	if ids := p.ids(); len(ids) > 0 {

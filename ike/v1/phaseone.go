@@ -183,6 +183,9 @@ func (s *sa) choosePeers(id policy.Identity) (fit []*policy.PeerTunnel, err erro
 
 // established begins the life of the SA.
 func (s *sa) established(contact bool) {
+	if s.state == stateConnecting && s.authorize(contact) {
+		return
+	}
 	s.state = stateEstablished
 	s.establishedAt = s.now
 	s.halfOpenUntil, s.refusal = zeroTime, nil

@@ -31,6 +31,10 @@ var sidesOf = map[uint16]sides{
 	wire.AuthV1ECDSA256: {"ECDSA signatures on P-256", policy.ByCert, policy.ByCert},
 	wire.AuthV1ECDSA384: {"ECDSA signatures on P-384", policy.ByCert, policy.ByCert},
 	wire.AuthV1ECDSA521: {"ECDSA signatures on P-521", policy.ByCert, policy.ByCert},
+
+	wire.AuthV1XAuthInitPSK:  {"a pre-shared key and XAUTH", policy.ByPSK, policy.ByPSK},
+	wire.AuthV1XAuthInitRSA:  {"RSA signatures and XAUTH", policy.ByCert, policy.ByCert},
+	wire.AuthV1HybridInitRSA: {"an RSA signature of the responder and XAUTH", policy.ByNobody, policy.ByCert},
 }
 
 func sayWay(way uint16) string {
@@ -53,13 +57,37 @@ func sayWays(ways []uint16) string {
 // ways lists how a tunnel authenticates in the role that we have, best first; none: not in IKEv1.
 func ways(t *policy.PeerTunnel, initiator bool) []uint16 {
 	switch {
-	case t.Version != 1:
+	case t.Version != 1 || t.V1.XAuth == policy.XAuthClient && !initiator || t.V1.XAuth == policy.XAuthServer && initiator:
+		// Clients begin.
+	case t.V1.XAuth != policy.XAuthNone:
+		return xauthWays(t)
 	case t.LocalAuth == policy.ByPSK && t.RemoteAuth == policy.ByPSK:
 		if t.PSK.Len() > 0 { // an empty key proves nothing
 			return []uint16{wire.AuthV1PSK}
 		}
 	case t.LocalAuth.Signs() && t.RemoteAuth.Signs() && t.Credential != nil:
 		return signatureWays(t.Credential.Key.Public())
+	}
+	return nil
+}
+
+// xauthWays are those of clients and servers of XAUTH.
+func xauthWays(t *policy.PeerTunnel) []uint16 {
+	ours, theirs := t.LocalAuth, t.RemoteAuth
+	if t.V1.XAuth == policy.XAuthServer {
+		ours, theirs = theirs, ours
+	}
+	rsaKey := true
+	if t.LocalAuth.Signs() {
+		rsaKey = slices.Contains(signatureWays(t.Credential.Key.Public()), wire.AuthV1RSA)
+	}
+	switch {
+	case ours == policy.ByPSK && theirs == policy.ByPSK && t.PSK.Len() > 0:
+		return []uint16{wire.AuthV1XAuthInitPSK}
+	case ours.Signs() && theirs.Signs() && rsaKey:
+		return []uint16{wire.AuthV1XAuthInitRSA}
+	case ours == policy.ByNobody && theirs.Signs() && rsaKey:
+		return []uint16{wire.AuthV1HybridInitRSA}
 	}
 	return nil
 }
@@ -204,3 +232,11 @@ func requests(tunnels []*policy.PeerTunnel) (out []wire.Payload) {
 
 // maxRequests is how many authorities are named; a peer with another one is asked for nothing, and may send its certificate all the same.
 const maxRequests = 8
+
+// localIdentity is what we say we are. Who proves nothing in phase 1 is where it is.
+func localIdentity(t *policy.PeerTunnel, path policy.Path) policy.Identity {
+	if t.LocalAuth == policy.ByNobody && t.LocalID.IsZero() {
+		return policy.AddrIdentity(path.Local.Addr())
+	}
+	return ike.LocalIdentity(t, path)
+}

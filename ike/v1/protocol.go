@@ -18,6 +18,8 @@ import (
 var (
 	vendorCoati = []byte("coati-1")
 	vendorRenew = []byte("coati-1 renews")
+	vendorXAuth = []byte{0x09, 0x00, 0x26, 0x89, 0xdf, 0xd6, 0xb7, 0x12}
+	vendorUnity = []byte{0x12, 0xf5, 0xf2, 0x8c, 0x45, 0x71, 0x68, 0xa9, 0x70, 0x2d, 0x9f, 0xe2, 0x74, 0xcc, 0x01, 0x00}
 	vendorDPD   = []byte{0xaf, 0xca, 0xd7, 0x13, 0x68, 0xa1, 0xf1, 0xc9, 0x6b, 0x86, 0x96, 0xfc, 0x77, 0x57, 0x01, 0x00}
 )
 
@@ -58,7 +60,7 @@ func (pr *Protocol) Initiate(env *ike.Env, now time.Time, t *policy.PeerTunnel, 
 	s := pr.newSA(env, now, path, out)
 	defer func() { s.out = nil }()
 	s.tunnel, s.initiator, s.wanted, s.flow, s.cookieI = t, true, children, flow, env.NewSPI()
-	s.localID = ike.LocalIdentity(t, path)
+	s.localID = localIdentity(t, path)
 	s.p1 = exchange{kind: wire.ExchangeV1Main}
 	if t.V1.Aggressive {
 		s.p1.kind = wire.ExchangeV1Aggressive

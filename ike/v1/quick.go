@@ -74,6 +74,9 @@ func (s *sa) openChild(name string, flow policy.Flow) {
 	if cfg == nil {
 		return
 	}
+	if flow.Src.IsValid() && s.config.given != nil && !slices.Contains(s.config.given.Addresses, flow.Src) {
+		flow = policy.Flow{} // no child of ours will ever carry it
+	}
 	for _, c := range s.childrenNamed(name) {
 		if !c.retireAt.IsZero() || flow.Src.IsValid() && !policy.MatchFlow([]policy.Selector{c.local}, []policy.Selector{c.remote}, flow, true) {
 			continue
@@ -124,6 +127,14 @@ func (s *sa) beginPair(t *pairTask) {
 		return
 	}
 	local, remote := t.ends()
+	if t.replaces == nil {
+		ls, rs := s.ourEnd([]policy.Selector{local}), s.theirEnd([]policy.Selector{remote})
+		if len(ls) == 0 || len(rs) == 0 {
+			fail(errors.New("the child has nothing to do with the addresses that were given: compare them with local-ts and remote-ts"))
+			return
+		}
+		local, remote = ls[0], rs[0]
+	}
 	var err, err2 error
 	if t.cfg.Mode == policy.Transport {
 		if local, remote, err = s.atEnds(local, remote); err != nil {

@@ -15,7 +15,8 @@ import (
 type state uint8
 
 const (
-	stateConnecting state = iota
+	stateConnecting  state = iota
+	stateAuthorizing       // phase 1 is done, XAUTH or mode config is not
 	stateEstablished
 	stateDraining // closed, but for deletes that are said again
 	stateClosed
@@ -48,6 +49,8 @@ type sa struct {
 	cipher            *keys.V1Cipher
 	localID, remoteID policy.Identity
 	lowNonce          []byte
+	authorizing       authorizing
+	config            configured
 	peerIsCoati       bool
 	peerDPD           bool
 	claimed           bool // the responder told of a lifetime of its own
@@ -311,7 +314,7 @@ func (s *sa) Brief() ike.Info {
 	i := ike.Info{
 		Version: 1, Initiator: s.initiator, LocalSPI: s.LocalSPI(), PeerSPI: s.peerCookie(), Path: s.path, LocalID: s.localID, RemoteID: s.remoteID,
 		EstablishedAt: s.establishedAt, LastReceived: s.lastReceived, NATLocal: s.nat.local, NATRemote: s.nat.remote,
-		PeerIsCoati: s.peerIsCoati, LowNonce: s.lowNonce, Renews: s.renews,
+		Leased: s.config.leased, Given: s.config.given, PeerIsCoati: s.peerIsCoati, LowNonce: s.lowNonce, Renews: s.renews,
 	}
 	if s.tunnel != nil {
 		i.Tunnel = s.tunnel.Name
@@ -333,6 +336,8 @@ func (s *sa) Info() ike.Info {
 	i := s.Brief()
 	i.Proposal = s.suite.proposal
 	switch {
+	case s.state == stateAuthorizing:
+		i.Doing = "transaction: " + s.authorizing.phase.String()
 	case s.state == stateConnecting:
 		i.Doing = s.p1.kind.String() + ": " + s.p1.step.String()
 	case s.doing != nil:

@@ -23,6 +23,7 @@ const (
 	stepVerify                         // a signature is being checked
 	stepAggressiveSent                 // aggressive mode, initiator: message 1 is out
 	stepAggressiveAnswered             // responder: message 2 is out
+	stepConfigSent                     // transaction: our request, or what we set, is out
 	stepQuickSent                      // quick mode: our message 1 is out
 	stepQuickKeys                      // a public value or a shared secret is being computed
 	stepQuickAnswered                  // our message 2 is out
@@ -30,13 +31,13 @@ const (
 )
 
 func (s step) String() string {
-	return [...]string{"start", "sa-sent", "sa-answered", "offer", "ke-sent", "keys", "ke-answered", "auth-sent", "verify", "aggressive-sent", "aggressive-answered", "quick-sent", "quick-keys", "quick-answered", "done"}[s]
+	return [...]string{"start", "sa-sent", "sa-answered", "offer", "ke-sent", "keys", "ke-answered", "auth-sent", "verify", "aggressive-sent", "aggressive-answered", "config-sent", "quick-sent", "quick-keys", "quick-answered", "done"}[s]
 }
 
 // row is one transition: a message the RFC draws, when it may come, and what it does.
 type row struct {
 	name     string
-	section  string // of RFC 2409
+	section  string // of RFC 2409, or the draft's name
 	exchange wire.ExchangeType
 	from     step
 	sealed   bool // encrypted, and authenticated before it gets here
@@ -51,8 +52,9 @@ var table []row
 func init() {
 	p := func(t ...wire.PayloadType) []wire.PayloadType { return t }
 	const (
-		pSA, pKE, pID, pHash, pSig, pNonce = wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1ID, wire.PayloadV1Hash, wire.PayloadV1Sig, wire.PayloadV1Nonce
-		main, aggressive, quick            = wire.ExchangeV1Main, wire.ExchangeV1Aggressive, wire.ExchangeV1Quick
+		pSA, pKE, pID, pHash, pSig, pNonce   = wire.PayloadV1SA, wire.PayloadV1KE, wire.PayloadV1ID, wire.PayloadV1Hash, wire.PayloadV1Sig, wire.PayloadV1Nonce
+		pConfig                              = wire.PayloadV1Attributes
+		main, aggressive, transaction, quick = wire.ExchangeV1Main, wire.ExchangeV1Aggressive, wire.ExchangeV1Transaction, wire.ExchangeV1Quick
 	)
 	table = []row{
 		{"peer proposes", "5.4", main, stepStart, false, p(pSA), (*sa).proposed, []step{stepSAAnswered, stepStart}},
@@ -70,6 +72,9 @@ func init() {
 		{"initiator confirms", "5.4", aggressive, stepAggressiveAnswered, true, p(pHash), (*sa).admitAggressively, []step{stepDone}},
 		{"initiator confirms, in clear", "5.4", aggressive, stepAggressiveAnswered, false, p(pHash), (*sa).confirmedAggressively, []step{stepDone, stepAggressiveAnswered}},
 		{"initiator confirms, signed", "5.1", aggressive, stepAggressiveAnswered, true, p(pSig), (*sa).signedAggressively, []step{stepVerify}},
+
+		{"peer asks, or sets", "mode config", transaction, stepStart, true, p(pHash, pConfig), (*sa).transactionCame, []step{stepDone}},
+		{"peer answers our transaction", "mode config", transaction, stepConfigSent, true, p(pHash, pConfig), (*sa).transactionAnswered, []step{stepDone}},
 
 		{"peer opens a pair", "5.5", quick, stepStart, true, p(pHash, pSA, pNonce), (*sa).pairRequested, []step{stepQuickKeys, stepQuickAnswered, stepDone}},
 		{"peer answers for our pair", "5.5", quick, stepQuickSent, true, p(pHash, pSA, pNonce), (*sa).pairAnswered, []step{stepQuickKeys, stepDone}},
@@ -105,6 +110,10 @@ func Picture() string {
 		if r.sealed {
 			hdr = "HDR*"
 		}
+		where := "RFC 2409, section " + r.section
+		if r.exchange == wire.ExchangeV1Transaction {
+			where = r.section
+		}
 		var need, to []string
 		for _, t := range r.required {
 			need = append(need, t.String())
@@ -112,7 +121,7 @@ func Picture() string {
 		for _, t := range r.to {
 			to = append(to, t.String())
 		}
-		fmt.Fprintf(&b, "%-14s %-10s %s, %s -> %s  %q (RFC 2409, section %s)\n", r.from, r.exchange, hdr, strings.Join(need, ", "), strings.Join(to, " | "), r.name, r.section)
+		fmt.Fprintf(&b, "%-14s %-10s %s, %s -> %s  %q (%s)\n", r.from, r.exchange, hdr, strings.Join(need, ", "), strings.Join(to, " | "), r.name, where)
 	}
 	return b.String()
 }

@@ -26,7 +26,7 @@ func TestThePictureOfTheTable(t *testing.T) {
 // Every step but the first is where some row leads, or what follows from a job of a step that one leads to.
 func TestEveryStepIsReached(t *testing.T) {
 	t.Parallel()
-	after := map[step][]step{stepStart: {stepSASent, stepQuickKeys}, stepOffer: {stepKESent, stepAggressiveSent}, stepKeys: {stepKEAnswered, stepAuthSent, stepAggressiveAnswered}, stepQuickKeys: {stepQuickSent, stepQuickAnswered, stepDone}}
+	after := map[step][]step{stepStart: {stepSASent, stepQuickKeys, stepConfigSent}, stepOffer: {stepKESent, stepAggressiveSent}, stepKeys: {stepKEAnswered, stepAuthSent, stepAggressiveAnswered}, stepQuickKeys: {stepQuickSent, stepQuickAnswered, stepDone}}
 	reached := map[step]bool{stepStart: true}
 	for range 8 {
 		for from, tos := range after {

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"coati/ike/wire"
+	"coati/policy"
 )
 
 func vendor(id []byte) wire.Payload {
@@ -32,6 +33,9 @@ func (s *sa) ourVendors() (out []wire.Payload) {
 		out = append(out, vendor(d.vendor))
 	}
 	out = append(out, vendor(vendorDPD), vendor(vendorCoati))
+	if s.tunnel.V1.XAuth != policy.XAuthNone {
+		out = append(out, vendor(vendorXAuth), vendor(vendorUnity))
+	}
 	if s.renews && s.initiator && s.p1.kind == wire.ExchangeV1Aggressive {
 		out = append(out, vendor(vendorRenew))
 	}
@@ -42,6 +46,13 @@ func (s *sa) ourVendors() (out []wire.Payload) {
 func (s *sa) echoVendors(m *message) (out []wire.Payload) {
 	if d := s.nat.dialect; d != nil {
 		out = append(out, vendor(d.vendor))
+	}
+	if w := s.suite.auth; w == wire.AuthV1XAuthInitPSK || w == wire.AuthV1XAuthInitRSA || w == wire.AuthV1HybridInitRSA {
+		for _, v := range [][]byte{vendorXAuth, vendorUnity} {
+			if m.says(v) {
+				out = append(out, vendor(v))
+			}
+		}
 	}
 	for _, v := range [][]byte{vendorDPD, vendorCoati} {
 		if m.says(v) {

@@ -85,6 +85,8 @@ func newV1Payload(t PayloadType) Payload {
 		return new(V1Notify)
 	case t == PayloadV1Delete:
 		return new(V1Delete)
+	case t == PayloadV1Attributes:
+		return new(V1Config)
 	case t == PayloadV1NATOA, t == PayloadV1NATOADraft:
 		return &V1NATOA{Draft: t == PayloadV1NATOADraft}
 	}

@@ -54,6 +54,8 @@ var v1Samples = []Payload{
 	&V1NATOA{Addr: netip.MustParseAddr("192.0.2.1")},
 	&V1NATOA{Draft: true, Addr: netip.MustParseAddr("2001:db8::1")},
 	&Unknown{Type: 200, Body: []byte{1}},
+	&V1Config{Type: ConfigV1Request, Identifier: 7, Attributes: []Attribute{{Type: ConfigXAuthType}, {Type: ConfigXAuthUser, TLV: true, Data: []byte("alice")}}},
+	&V1Config{Type: ConfigV1Ack},
 }
 
 func v1Message(t testing.TB, payloads ...Payload) []byte {

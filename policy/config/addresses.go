@@ -103,13 +103,6 @@ func (l *loader) finishAddresses(d *draft) {
 	if _, set := d.keys["unique"]; !set && len(t.Pool) > 0 {
 		t.Unique = policy.UniqueReplace
 	}
-	if t.Version == 1 {
-		for _, name := range []string{"pool", "virtual-ip"} {
-			if at, set := d.keys[name]; set {
-				l.errorf(at, "%s: addresses are not given or asked for in IKEv1 yet: leave the key out", name)
-			}
-		}
-	}
 }
 
 // poolSites are the remote selectors of a child of a tunnel with a pool that names none.

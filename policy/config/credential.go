@@ -28,6 +28,7 @@ type CredentialFiles struct {
 	CA, CRL, RemoteKey string
 	PKCS1              bool // rsa-signature = "pkcs1"
 	EAP                EAPFiles
+	XAuth              XAuthFiles
 }
 
 func (k setting) authBy(l *loader) policy.AuthBy {
@@ -79,7 +80,7 @@ func (l *loader) finishCredentials(d *draft) {
 	switch {
 	case t.RemoteAuth.Signs():
 		l.checkRemoteID(d)
-	case t.RemoteAuth == policy.ByNobody:
+	case t.RemoteAuth == policy.ByNobody && t.V1.XAuth != policy.XAuthServer:
 		l.checkNobody(d)
 	}
 	l.finishEAP(d)

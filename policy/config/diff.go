@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -177,6 +178,11 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"version", strconv.Itoa(int(t.Version))},
 		{"aggressive", strconv.FormatBool(t.V1.Aggressive)},
 		{"proposal-check", t.V1.Check.String()},
+		{"xauth", t.V1.XAuth.String()},
+		{"xauth-user", t.V1.User},
+		{"mode-config", strconv.FormatBool(t.V1.Push)},
+		{"banner", t.V1.Banner},
+		{"split-include", fmt.Sprint(t.V1.SplitInclude)},
 		{"local", sayLocal(t)},
 		{"remote", sayRemote(t)},
 		{"local-id", t.LocalID.String()},
@@ -236,6 +242,9 @@ func diffTunnel(old, new *policy.PeerTunnel) TunnelChange {
 	t := TunnelChange{Name: new.Name, Settings: compare(peerSettings(old), peerSettings(new))}
 	if !old.PSK.Equal(new.PSK) {
 		t.Settings = append(t.Settings, Change{"psk-file", old.PSK.String(), new.PSK.String() + " (another key)"})
+	}
+	if a, b := old.V1, new.V1; !a.Password.Equal(b.Password) || !slices.EqualFunc(a.Users, b.Users, func(x, y policy.XAuthUser) bool { return x.Name == y.Name && x.Password.Equal(y.Password) }) {
+		t.Settings = append(t.Settings, Change{"xauth", old.V1.XAuth.String(), new.V1.XAuth.String() + " (other users or passwords)"})
 	}
 	t.Settings = append(t.Settings, diffCredentials(old, new)...)
 	t.renegotiated = len(t.Settings) > 0

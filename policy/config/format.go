@@ -138,6 +138,7 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.number("version", int(t.Version), 2)
 	w.defaults = defaultsOf(t.Version)
 	w.flag("aggressive", t.V1.Aggressive)
+	w.xauth(t, files.XAuth)
 	w.text("proposal-check", t.V1.Check.String(), policy.CheckClaim.String())
 	if t.Local.IsValid() {
 		w.text("local", t.Local.String(), "")

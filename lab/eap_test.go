@@ -21,11 +21,14 @@ const (
 	caseEAPCoati   = "EAP-MSCHAPv2, two Coatis"
 
 	// swanEAP are the plugins for EAP, beside those that StartCharon names.
-	swanEAP = "load = " + charonPlugins + " eap-identity eap-md5 eap-mschapv2 eap-gtc xauth-generic\n" +
+	swanEAP = "load = " + charonPlugins + " eap-identity eap-md5 eap-mschapv2 eap-gtc xauth-generic eap-tls eap-ttls\n" +
 		"plugins { eap-gtc { backend = generic } }"
 )
 
-func eapMethods() []string { return []string{"mschapv2", "md5", "gtc"} }
+func eapMethods() []string { return []string{"mschapv2", "md5", "gtc", "tls", "ttls"} }
+
+// passwordMethods are those whose password a test may get wrong.
+func passwordMethods() []string { return eapMethods()[:3] }
 
 func caseEAP(method string) string { return "EAP-" + strings.ToUpper(method) }
 
@@ -49,6 +52,9 @@ func swanEAPs(s swan, isUser bool, user, secret string) string {
 		cert, byEAP := "auth = pubkey\n    certs = b.pem\n    id = "+m+".example", "auth = eap-"+m+"\n    id = %any\n    eap_id = %any"
 		if isUser {
 			cert, byEAP = "auth = pubkey\n    id = "+nameA, "auth = eap-"+m+"\n    id = "+nameB+"\n    eap_id = "+user
+			if m == "tls" {
+				byEAP += "\n    certs = user.pem"
+			}
 		}
 		local, remote := cert, byEAP
 		if isUser {
@@ -75,6 +81,22 @@ func userLines(t *testing.T, h *Host, ca *pki.Authority, gateway, user, secret s
 		h.Write(t, "ca.pem", pki.CertPEM(ca.Cert)), gateway, user, h.Write(t, "password", secret+"\n"))
 }
 
+// swanUser writes strongSwan's files as the user.
+func swanUser(t *testing.T, h *Host, ca *pki.Authority) {
+	t.Helper()
+	user := newHolder(t, userName, pki.P256, ca, ca)
+	h.Write(t, "charon/swanctl/x509ca/root.pem", pki.CertPEM(ca.Cert))
+	h.Write(t, "charon/swanctl/private/user.pem", pki.KeyPEM(t, user.key))
+	h.Write(t, "charon/swanctl/x509/user.pem", pki.CertPEM(user.chain[0]))
+}
+
+// tlsUser adds what EAP-TLS needs.
+func tlsUser(t *testing.T, h *Host, own holder, server, lines string) string {
+	t.Helper()
+	return lines + fmt.Sprintf("eap-cert-file = %q\neap-key-file = %q\neap-ca-file = %q\neap-server-id = \"fqdn:%s\"\n",
+		h.Write(t, "user.pem", pki.CertPEM(own.chain...)), h.Write(t, "user.key", pki.KeyPEM(t, own.key)), h.Path("ca.pem"), server)
+}
+
 func words(methods ...string) string {
 	return "eap-methods = [\"" + strings.Join(methods, "\", \"") + "\"]\n"
 }
@@ -89,8 +111,9 @@ func TestStrongSwanByEAP(t *testing.T) {
 		results.Fill(t, peerStrongSwan, roleResponder, caseEAPRefused)
 		pair, ca := NewPair(t), pki.New(t, "root", pki.P256)
 		tunnel := signedTunnel(pair, roleResponder)
-		tunnel.ExtraTunnel = gatewayLines(t, pair.A, newHolder(t, nameA, pki.P256, ca, ca), nameA) + words(eapMethods()...)
-		pair.B.Write(t, "charon/swanctl/x509ca/root.pem", pki.CertPEM(ca.Cert))
+		tunnel.ExtraTunnel = gatewayLines(t, pair.A, newHolder(t, nameA, pki.P256, ca, ca), nameA) + words(eapMethods()...) +
+			fmt.Sprintf("eap-cert-file = %q\neap-key-file = %q\neap-ca-file = %q\n", pair.A.Path("cert.pem"), pair.A.Path("cert.key"), pair.A.Write(t, "ca.pem", pki.CertPEM(ca.Cert)))
+		swanUser(t, pair.B, ca)
 		v := startSigned(t, pair, roleResponder, tunnel, swanEAPs(toSwan(tunnel), true, userName, userPassword), swanEAP)
 		capture := v.A.Capture(t)
 		for _, m := range eapMethods() {
@@ -112,7 +135,7 @@ func TestStrongSwanByEAP(t *testing.T) {
 			userName: `the user "alice" gives another password than eap-users-file has`, "mallory": `there is no user "mallory": see eap-users-file`,
 		} {
 			v.charon.LoadAll(t, swanEAPs(toSwan(tunnel), true, user, "guessed"))
-			for _, m := range eapMethods() {
+			for _, m := range passwordMethods() {
 				if err := v.charon.Initiate(m); err == nil {
 					t.Errorf("%s, %s: the tunnel came up", user, m)
 				}
@@ -142,8 +165,17 @@ func TestStrongSwanByEAP(t *testing.T) {
 		key := pki.NewKey(t, pki.P256)
 		pair.B.Write(t, "charon/swanctl/private/b.pem", pki.KeyPEM(t, key))
 		pair.B.Write(t, "charon/swanctl/x509/b.pem", pki.CertPEM(ca.Issue(t, names[0], key.Public(), func(c *x509.Certificate) { c.DNSNames = names })))
+		pair.B.Write(t, "charon/swanctl/x509ca/root.pem", pki.CertPEM(ca.Cert))
+		own := newHolder(t, userName, pki.P256, ca, ca)
 		as := func(m, user, secret string) Tunnel {
-			tunnel.ExtraTunnel = userLines(t, pair.A, ca, m+".example", user, secret) + words(m)
+			lines := userLines(t, pair.A, ca, m+".example", user, secret) + words(m)
+			switch m {
+			case "tls":
+				lines = tlsUser(t, pair.A, own, m+".example", strings.Replace(lines, "eap-password-file", "#", 1))
+			case "ttls":
+				lines += fmt.Sprintf("eap-inner = [\"eap-md5\"]\neap-ca-file = %q\neap-server-id = \"fqdn:%s.example\"\n", pair.A.Path("ca.pem"), m)
+			}
+			tunnel.ExtraTunnel = lines
 			return tunnel
 		}
 		v := startSigned(t, pair, roleInitiator, as(eapMethods()[0], userName, userPassword), swanEAPs(toSwan(tunnel), false, userName, userPassword), swanEAP)
@@ -159,7 +191,7 @@ func TestStrongSwanByEAP(t *testing.T) {
 		}
 		capture.Stop(t)
 		Judge(t, capture.File, v.coati.Keys).Check(t, 12)
-		for _, m := range eapMethods() {
+		for _, m := range passwordMethods() {
 			says := `the server refuses our EAP identity "alice" or its password: see eap-identity and eap-password-file`
 			if m == "mschapv2" {
 				says = "the server refuses our password: wrong user name or password: see eap-identity and eap-password-file"

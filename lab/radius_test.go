@@ -15,9 +15,10 @@ import (
 const (
 	peerFreeRADIUS = "FreeRADIUS"
 	radiusSecret   = "a secret of RADIUS"
+	nameRADIUS     = "radius.example"
 
 	caseRADIUSSwan  = "users of strongSwan by MSCHAPv2, MD5 and GTC"
-	caseRADIUSCoati = "users of Coati by MSCHAPv2, MD5 and GTC"
+	caseRADIUSCoati = "users of Coati by every method"
 	caseRADIUSWrong = "wrong passwords, and a server that is gone"
 )
 
@@ -32,8 +33,12 @@ type RADIUS struct {
 }
 
 // StartRADIUS starts the server and returns when it is ready.
-func StartRADIUS(t testing.TB, h *Host) *RADIUS {
+func StartRADIUS(t testing.TB, h *Host, ca *pki.Authority) *RADIUS {
 	t.Helper()
+	own := newHolder(t, nameRADIUS, pki.RSA2048, ca, ca)
+	h.Write(t, "radius/server.key", pki.KeyPEM(t, own.key))
+	h.Write(t, "radius/server.pem", pki.CertPEM(own.chain...))
+	h.Write(t, "radius/ca.pem", pki.CertPEM(ca.Cert))
 	h.Write(t, "radius/users", fmt.Sprintf("%s Cleartext-Password := %q\n", userName, userPassword))
 	dir := h.Path("radius")
 	h.Write(t, "radius/radiusd.conf", strings.NewReplacer("DIR", dir, "SECRET", radiusSecret).Replace(`
@@ -65,6 +70,22 @@ modules {
     default_eap_type = mschapv2
     timer_expire = 60
     max_sessions = 100
+    tls-config lab {
+      private_key_file = DIR/server.key
+      certificate_file = DIR/server.pem
+      ca_file = DIR/ca.pem
+      cipher_list = "DEFAULT"
+      tls_min_version = "1.2"
+      tls_max_version = "1.3"
+    }
+    tls {
+      tls = lab
+    }
+    ttls {
+      tls = lab
+      default_eap_type = md5
+      virtual_server = default
+    }
     md5 {
     }
     gtc {
@@ -89,9 +110,11 @@ server default {
   }
   authorize {
     files
+    mschap
     eap {
       ok = return
     }
+    pap
   }
   authenticate {
     Auth-Type PAP {
@@ -128,14 +151,14 @@ func TestFreeRADIUS(t *testing.T) {
 		results.Fill(t, peerFreeRADIUS, roleResponder, caseRADIUSSwan)
 		results.Fill(t, peerFreeRADIUS, roleResponder, caseRADIUSWrong)
 		pair, ca := NewPair(t), pki.New(t, "root", pki.P256)
-		server := StartRADIUS(t, pair.A)
+		server := StartRADIUS(t, pair.A, ca)
 		gateway := newHolder(t, nameA, pki.P256, ca, ca)
 		tunnel := signedTunnel(pair, roleResponder)
 		tunnel.ExtraTunnel = radiusLines(t, pair.A, gateway, radiusSecret)
-		pair.B.Write(t, "charon/swanctl/x509ca/root.pem", pki.CertPEM(ca.Cert))
+		swanUser(t, pair.B, ca)
 		v := startSigned(t, pair, roleResponder, tunnel, swanEAPs(toSwan(tunnel), true, userName, userPassword), swanEAP)
 		capture := v.A.Capture(t)
-		for _, m := range eapMethods() {
+		for _, m := range passwordMethods() {
 			if err := v.charon.Initiate(m); err != nil {
 				t.Fatalf("%s: %v\n%s\n%s", m, err, grep(v.charon.Log(), "EAP"), tail(server.p.Log, 40))
 			}
@@ -177,7 +200,7 @@ func TestFreeRADIUS(t *testing.T) {
 		t.Parallel()
 		results.Fill(t, peerFreeRADIUS, roleResponder, caseRADIUSCoati)
 		pair, ca := NewPair(t), pki.New(t, "root", pki.P256)
-		StartRADIUS(t, pair.A)
+		server := StartRADIUS(t, pair.A, ca)
 		there := signedTunnel(pair, roleResponder)
 		there.AnyRemote = true
 		there.ExtraTunnel = radiusLines(t, pair.A, newHolder(t, nameA, pki.P256, ca, ca), radiusSecret)
@@ -185,16 +208,31 @@ func TestFreeRADIUS(t *testing.T) {
 		lines := userLines(t, pair.B, ca, nameA, userName, userPassword)
 		here.ExtraTunnel = lines + words("mschapv2")
 		gateway, user := StartCoati(t, pair.A, there), StartCoati(t, pair.B, here)
-		for i, m := range eapMethods() {
+		own := newHolder(t, userName, pki.P256, ca, ca)
+		var ways []string
+		for _, m := range passwordMethods()[1:] {
+			ways = append(ways, lines+words(m))
+		}
+		ways = append(ways, tlsUser(t, pair.B, own, nameRADIUS, strings.Replace(lines, "eap-password-file", "#", 1)+words("tls")))
+		for _, inner := range []string{"pap", "mschapv2", "eap-md5", "eap-mschapv2"} {
+			ways = append(ways, lines+words("ttls")+fmt.Sprintf("eap-inner = [%q]\neap-ca-file = %q\neap-server-id = \"fqdn:%s\"\n", inner, pair.B.Path("ca.pem"), nameRADIUS))
+		}
+		for i, way := range append([]string{here.ExtraTunnel}, ways...) {
 			if i > 0 {
-				here.ExtraTunnel = lines + words(m)
+				here.ExtraTunnel = way
 				user.Configure(t, here)
 				user.Do(t, "reload")
+			}
+			if !Reachable(t, pair.B, pair.A) {
+				t.Fatalf("%s\n%s\n%s", way, tail(user.p.Log, 10), tail(server.p.Log, 60))
 			}
 			NoLoss(t, pair.B, pair.A, 2)
 			NoLoss(t, pair.A, pair.B, 2)
 			user.Do(t, "down", "peer")
 			gateway.WaitPairs(t, 5*time.Second, 0)
+		}
+		if !strings.Contains(server.p.Text(), "TLS Version = \"TLS 1.3\"") && !strings.Contains(server.p.Text(), "TLSv1.3") && !strings.Contains(server.p.Text(), "TLS 1.3") {
+			t.Error("EAP-TLS did not use TLS 1.3")
 		}
 		gateway.Alive(t)
 		user.Alive(t)

@@ -25,13 +25,21 @@ var eapMethods = []string{"mschapv2", "tls", "ttls", "md5", "gtc"}
 func EAPMethods() []string { return slices.Clone(eapMethods) }
 
 func (m EAPMethod) String() string {
+	if m >= InnerPAP {
+		return m.Inner()
+	}
+	return eapMethods[m]
+}
+
+// Inner is the word for what runs inside EAP-TTLS: methods of EAP have eap- in front of them.
+func (m EAPMethod) Inner() string {
 	switch m {
 	case InnerPAP:
 		return "pap"
 	case InnerMSCHAPv2:
-		return "plain-mschapv2"
+		return "mschapv2"
 	}
-	return eapMethods[m]
+	return "eap-" + eapMethods[m]
 }
 
 // Password says whether the method proves that one knows a password.

@@ -1,3 +1,7 @@
+// EAP-TLS and EAP-TTLS take their key from TLS 1.2 (RFC 5216), also with peers that do not know its extended master secret (RFC 7627), such
+// as strongSwan. What that prevents needs a key exchange one end can choose: ours are by elliptic curves alone, and nothing is resumed.
+//go:debug tlsunsafeekm=1
+
 // Coati is an IPsec gateway in one program. Each file here is one sub-command; this one holds what they share: the root
 // command, the socket, and what an error costs.
 //

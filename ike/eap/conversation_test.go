@@ -33,6 +33,12 @@ type outcome struct {
 func converse(t testing.TB, client, serves *policy.EAP) outcome {
 	t.Helper()
 	o := outcome{p: NewPeer(client, [32]byte{1}), s: NewServer(serves, "gw", [32]byte{2})}
+	o.converse(t)
+	return o
+}
+
+func (o *outcome) converse(t testing.TB) {
+	t.Helper()
 	t.Cleanup(o.p.Close)
 	t.Cleanup(o.s.Close)
 	for request := o.s.Begin(); request != nil; o.rounds++ {
@@ -46,7 +52,6 @@ func converse(t testing.TB, client, serves *policy.EAP) outcome {
 			request = o.server.Send
 		}
 	}
-	return o
 }
 
 func (o outcome) good(t *testing.T, method policy.EAPMethod) {

@@ -6,6 +6,9 @@
 //	server.go    who checks: asks, and knows users
 //	mschapv2.go  the arithmetic of MS-CHAP-V2 (RFC 2759) and its keys (RFC 3079)
 //	chap.go      the methods EAP-MSCHAPv2, MD5-Challenge and Generic Token Card
+//	tunnel.go    TLS without network, and its fragments
+//	tls.go       the method EAP-TLS (RFC 5216, 9190)
+//	ttls.go      the method EAP-TTLS (RFC 5281)
 package eap
 
 import (

@@ -135,7 +135,7 @@ func (p *Peer) request(now time.Time, q Packet) Step {
 }
 
 // choose begins the method that the server asks for; nil: it is not one of ours.
-func (p *Peer) choose(_ time.Time, t Type) client {
+func (p *Peer) choose(now time.Time, t Type) client {
 	m, ok := methodOf(t)
 	if !ok || !p.cfg.Allows(m) {
 		return nil
@@ -147,6 +147,10 @@ func (p *Peer) choose(_ time.Time, t Type) client {
 		return &md5Client{name: p.identity, password: p.cfg.Password}
 	case policy.EAPGTC:
 		return &gtcClient{password: p.cfg.Password}
+	case policy.EAPTLS:
+		return newTLSClient(now, p.cfg)
+	case policy.EAPTTLS:
+		return newTTLSClient(now, p.cfg, p.random)
 	}
 	return nil
 }

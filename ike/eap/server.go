@@ -24,6 +24,7 @@ type Server struct {
 	rounds int
 	// untouched: the client has not answered the method's first request, so it may still ask for another one.
 	untouched bool
+	maxTLS    uint16 // the highest version; 0: any
 }
 
 // NewServer makes the server's machine; name is what it calls itself. All it draws at random comes of the seed.
@@ -173,7 +174,7 @@ func typesOf(wants []byte) string {
 	return out
 }
 
-func (s *Server) start(_ time.Time, m policy.EAPMethod) server {
+func (s *Server) start(now time.Time, m policy.EAPMethod) server {
 	switch m {
 	case policy.EAPMSCHAPv2:
 		return &mschapServer{user: &s.user, name: s.name, challenge: draw(s.random, challengeLen)}
@@ -181,6 +182,10 @@ func (s *Server) start(_ time.Time, m policy.EAPMethod) server {
 		return &md5Server{user: &s.user, challenge: draw(s.random, challengeLen)}
 	case policy.EAPGTC:
 		return &gtcServer{user: &s.user}
+	case policy.EAPTLS:
+		return newTLSServer(now, s.cfg, s.user.name, s.maxTLS)
+	case policy.EAPTTLS:
+		return newTTLSServer(now, s.cfg, s.name, s.random)
 	}
 	return nil
 }

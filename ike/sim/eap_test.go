@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"coati/ike"
 	"coati/ike/eap"
+	"coati/lab/pki"
 	"coati/policy"
 )
 
@@ -57,6 +59,38 @@ func TestEAPLetsAUserIn(t *testing.T) {
 		if len(a.Plane.Received) != 1 || b.Engine.Status()[0].SAs[0].RemoteID.String() != "eap:alice" {
 			t.Errorf("%s: after rekeys a received %v", m, a.Plane.Received)
 		}
+		noFaults(t, w)
+	}
+}
+
+// EAP-TLS and EAP-TTLS run through jobs, with loss.
+func TestTLSLetsAUserIn(t *testing.T) {
+	t.Parallel()
+	ca := pki.New(t, "root", pki.P256)
+	holds := func(e *policy.EAP, name string) {
+		key := pki.NewKey(t, pki.P256)
+		e.Credential = &policy.Credential{Key: policy.NewPrivateKey(key), Chain: []*x509.Certificate{ca.Issue(t, name, key.Public())}}
+		e.Trust = &policy.Trust{Authorities: []*x509.Certificate{ca.Cert}}
+		e.Inner = []policy.EAPMethod{policy.EAPMSCHAPv2}
+	}
+	for _, m := range []policy.EAPMethod{policy.EAPTLS, policy.EAPTTLS} {
+		w, a, b := warriors(t, 7, methods(m), func(c, s *policy.EAP) {
+			holds(c, "alice")
+			holds(s, "gw.example")
+			c.ServerID = policy.Identity{Type: policy.IDFQDN, Data: []byte("gw.example")}
+		})
+		w.Net.Loss = 0.1
+		a.Say(1, "t", "lan")
+		w.Run(time.Minute)
+		w.Net.Loss = 0
+		if !a.Up("t") || b.Engine.Status()[0].SAs[0].RemoteID.String() != "eap:alice" {
+			t.Errorf("%s: %q %q", m, a.Log, b.Log)
+		}
+		// The next one is left in the middle of a job.
+		b.JobDelay = 2 * b.Limits.HalfOpenLife
+		a.Restart()
+		a.Command(ike.Up, "t", "")
+		w.Run(5 * time.Minute)
 		noFaults(t, w)
 	}
 }

@@ -15,16 +15,19 @@ import (
 // EAP: auth = "eap" for who begins the tunnel, remote-auth = "eap" for who lets such a peer in.
 
 // EAPFiles names the files that EAP needs; empty: none.
-type EAPFiles struct{ Password, Users, RADIUSSecret string }
+type EAPFiles struct{ Password, Users, RADIUSSecret, Cert, Key, CA string }
 
 // builtEAP are the methods that eap-methods may name.
-var builtEAP = []policy.EAPMethod{policy.EAPMSCHAPv2, policy.EAPMD5, policy.EAPGTC}
+var builtEAP = []policy.EAPMethod{policy.EAPMSCHAPv2, policy.EAPTLS, policy.EAPTTLS, policy.EAPMD5, policy.EAPGTC}
+
+// innerEAP is what eap-inner may name; a gateway takes all of it unless it says otherwise.
+var innerEAP = []policy.EAPMethod{policy.InnerMSCHAPv2, policy.InnerPAP, policy.EAPMSCHAPv2, policy.EAPMD5, policy.EAPGTC}
 
 // clientEAP and serverEAP are the keys of either end alone.
 var (
-	clientEAP = []string{"eap-identity", "eap-password-file"}
+	clientEAP = []string{"eap-identity", "eap-password-file", "eap-server-id"}
 	serverEAP = []string{"eap-users-file", "radius", "radius-secret-file"}
-	bothEAP   = []string{"eap-methods"}
+	bothEAP   = []string{"eap-methods", "eap-inner", "eap-cert-file", "eap-key-file", "eap-ca-file"}
 )
 
 var eapKeys = []key[draft]{
@@ -34,22 +37,40 @@ var eapKeys = []key[draft]{
 	{"radius", (*loader).readRADIUS},
 	{"radius-secret-file", func(l *loader, d *draft, k setting) { d.files.EAP.RADIUSSecret = k.file(l, d, "radius.secret") }},
 	{"eap-methods", func(l *loader, d *draft, k setting) {
-		words, _ := k.texts(l, "mschapv2")
-		var known []string
-		for _, m := range builtEAP {
-			known = append(known, m.String())
-		}
-		for _, w := range words {
-			i, ok := w.choice(l, known...)
-			if !ok {
-				continue
-			}
-			if slices.Contains(d.eap.Methods, builtEAP[i]) {
-				w.errorf(l, "%q is there twice", w.v.text)
-			}
-			d.eap.Methods = append(d.eap.Methods, builtEAP[i])
+		d.eap.Methods = k.methods(l, "mschapv2", builtEAP, policy.EAPMethod.String)
+	}},
+	{"eap-inner", func(l *loader, d *draft, k setting) {
+		d.eap.Inner = k.methods(l, "pap", innerEAP, policy.EAPMethod.Inner)
+	}},
+	{"eap-cert-file", func(l *loader, d *draft, k setting) { d.files.EAP.Cert = k.file(l, d, "alice.pem") }},
+	{"eap-key-file", func(l *loader, d *draft, k setting) { d.files.EAP.Key = k.file(l, d, "alice.key") }},
+	{"eap-ca-file", func(l *loader, d *draft, k setting) { d.files.EAP.CA = k.file(l, d, "ca.pem") }},
+	{"eap-server-id", func(l *loader, d *draft, k setting) {
+		if d.eap.ServerID = k.identity(l); d.eap.ServerID.Type != policy.IDFQDN {
+			k.errorf(l, "want a host name, as the server's certificate has it, such as \"fqdn:radius.example.org\"")
 		}
 	}},
+}
+
+// methods is a list of some of these, each once.
+func (k setting) methods(l *loader, example string, known []policy.EAPMethod, word func(policy.EAPMethod) string) []policy.EAPMethod {
+	var out []policy.EAPMethod
+	var choices []string
+	for _, m := range known {
+		choices = append(choices, word(m))
+	}
+	list, _ := k.texts(l, example)
+	for _, w := range list {
+		i, ok := w.choice(l, choices...)
+		if !ok {
+			continue
+		}
+		if slices.Contains(out, known[i]) {
+			w.errorf(l, "%q is there twice", w.v.text)
+		}
+		out = append(out, known[i])
+	}
+	return out
 }
 
 // finishEAP reads what EAP needs, and says what contradicts.
@@ -70,13 +91,15 @@ func (l *loader) finishEAP(d *draft) {
 		return
 	}
 	t.EAP = &d.eap
-	if t.RemoteAuth == policy.ByEAP && (users || radius || t.LocalAuth != policy.ByEAP) {
+	server := t.RemoteAuth == policy.ByEAP && (users || radius || t.LocalAuth != policy.ByEAP || t.Start == policy.StartListen)
+	if len(t.EAP.Methods) == 0 && !radius {
+		t.EAP.Methods = []policy.EAPMethod{policy.EAPMSCHAPv2}
+	}
+	l.finishTLS(d, server)
+	if server {
 		l.finishEAPServer(d)
 	} else {
 		l.finishEAPClient(d)
-	}
-	if len(t.EAP.Methods) == 0 && !radius {
-		t.EAP.Methods = []policy.EAPMethod{policy.EAPMSCHAPv2}
 	}
 	at, said := d.keys["eap-methods"]
 	if !said {
@@ -113,6 +136,12 @@ func (l *loader) finishEAPClient(d *draft) {
 		l.errorf(at, "eap-identity: want at most %d octets of UTF-8", maxUser)
 	}
 	at, set := d.keys["eap-password-file"]
+	if needs := slices.ContainsFunc(e.Methods, policy.EAPMethod.Password); !needs {
+		if set {
+			l.errorf(at, "eap-password-file: no method of eap-methods has a password: leave the key out")
+		}
+		return
+	}
 	if !set {
 		l.errorf(d.at, "[tunnel.%s] has no eap-password-file: name the file that holds the user's password", d.tunnel.Name)
 	}
@@ -152,6 +181,13 @@ func (l *loader) finishEAPServer(d *draft) {
 		}
 		return
 	}
+	if needs := slices.ContainsFunc(d.eap.Methods, policy.EAPMethod.Password); !needs {
+		if set {
+			l.errorf(at, "eap-users-file: no method of eap-methods has a password: leave the key out")
+		}
+		d.eap.Users = map[string]policy.Secret{}
+		return
+	}
 	if !set {
 		l.errorf(d.at, "[tunnel.%s] has no eap-users-file, which remote-auth = \"eap\" needs: a user and a password in each line; or radius, the servers that know them", t.Name)
 	}
@@ -166,6 +202,72 @@ func (l *loader) finishEAPServer(d *draft) {
 	if err != nil {
 		l.errorf(at, "eap-users-file %s: %s", d.files.EAP.Users, err)
 	}
+}
+
+// finishTLS reads the certificates of EAP-TLS and EAP-TTLS: a client of EAP-TTLS has none, and a server of EAP-TTLS looks at none.
+func (l *loader) finishTLS(d *draft, server bool) {
+	e, files := &d.eap, &d.files.EAP
+	tls, ttls := e.Allows(policy.EAPTLS), e.Allows(policy.EAPTTLS)
+	need := func(key string, needed bool) {
+		at, set := d.keys[key]
+		switch {
+		case needed && !set:
+			l.errorf(d.at, "[tunnel.%s] has no %s, which eap-methods needs", d.tunnel.Name, key)
+		case !needed && set:
+			l.errorf(at, "%s: no method of eap-methods uses it: leave the key out", key)
+		}
+	}
+	need("eap-cert-file", tls || ttls && server)
+	need("eap-key-file", tls || ttls && server)
+	need("eap-ca-file", tls || ttls && !server)
+	if !server {
+		need("eap-server-id", tls || ttls)
+	}
+	if _, set := d.keys["eap-inner"]; set && !ttls {
+		l.errorf(d.keys["eap-inner"], "eap-inner: is for eap-methods = [\"ttls\"]: leave the key out")
+	} else if !set && ttls {
+		if e.Inner = innerEAP; !server {
+			e.Inner = innerEAP[:1]
+		}
+	}
+	if files.Cert != "" && files.Key != "" {
+		e.Credential = l.tlsCredential(d)
+	}
+	if files.CA == "" {
+		return
+	}
+	authorities, err := once(l.certs, files.CA, readCertificates)
+	if err != nil {
+		l.errorf(d.keys["eap-ca-file"], "eap-ca-file %s: %s", files.CA, err)
+	}
+	e.Trust = &policy.Trust{Authorities: authorities}
+}
+
+func (l *loader) tlsCredential(d *draft) *policy.Credential {
+	files := &d.files.EAP
+	chain, err := once(l.certs, files.Cert, readCertificates)
+	if err != nil {
+		l.errorf(d.keys["eap-cert-file"], "eap-cert-file %s: %s", files.Cert, err)
+		return nil
+	}
+	data, err := readSecretFile(files.Key, l.config.Gateway.SecretsPermissions)
+	if err != nil {
+		l.errorf(d.keys["eap-key-file"], "eap-key-file %s: %s", files.Key, err)
+		return nil
+	}
+	key, err := decodeKey(data, leastRSA(d))
+	clear(data)
+	switch {
+	case err != nil:
+		l.errorf(d.keys["eap-key-file"], "eap-key-file %s: %s", files.Key, err)
+		return nil
+	case !policy.EqualKeys(key.Public(), chain[0].PublicKey):
+		l.errorf(d.keys["eap-key-file"], "eap-key-file %s: is not the key of the certificate %s in %s", files.Key, subject(chain[0]), files.Cert)
+	}
+	if why := outdated(chain[0], l.now()); why != "" {
+		l.warnf(d.keys["eap-cert-file"], "eap-cert-file %s: the certificate %s %s: the other end will refuse it", files.Cert, subject(chain[0]), why)
+	}
+	return &policy.Credential{Key: policy.NewPrivateKey(key), Chain: chain}
 }
 
 // readRADIUS reads the servers: addresses, with or without port.
@@ -298,7 +400,7 @@ func (w *writer) eap(t *policy.PeerTunnel, f EAPFiles) {
 	if (len(servers) > 0) != (f.RADIUSSecret != "") {
 		w.fail("tunnel %s has a secret of no file", t.Name)
 	}
-	if (e.Users != nil) != (f.Users != "") || (e.Password.Len() > 0) != (f.Password != "") {
+	if len(e.Users) > 0 && f.Users == "" || (e.Password.Len() > 0) != (f.Password != "") {
 		w.fail("tunnel %s has users or a password of no file", t.Name)
 	}
 	var words []string
@@ -307,6 +409,24 @@ func (w *writer) eap(t *policy.PeerTunnel, f EAPFiles) {
 	}
 	if !slices.Equal(e.Methods, []policy.EAPMethod{policy.EAPMSCHAPv2}) && len(words) > 0 {
 		w.list("eap-methods", words)
+	}
+	usual := innerEAP
+	if !e.Serves() {
+		usual = innerEAP[:1]
+	}
+	if len(e.Inner) > 0 && !slices.Equal(e.Inner, usual) {
+		words = nil
+		for _, m := range e.Inner {
+			words = append(words, m.Inner())
+		}
+		w.list("eap-inner", words)
+	}
+	w.text("eap-cert-file", f.Cert, "")
+	w.text("eap-key-file", f.Key, "")
+	w.text("eap-ca-file", f.CA, "")
+	w.identity("eap-server-id", e.ServerID)
+	if (e.Credential != nil) != (f.Cert != "") || (e.Trust != nil) != (f.CA != "") {
+		w.fail("tunnel %s has certificates for EAP of no file", t.Name)
 	}
 }
 

@@ -146,7 +146,7 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.text("remote", sayRemote(t), "")
 	w.identity("local-id", t.LocalID)
 	start := policy.StartOnDemand
-	if sayRemote(t) == "any" || t.RemoteAuth == policy.ByEAP && t.EAP.Serves() {
+	if sayRemote(t) == "any" || t.RemoteAuth == policy.ByEAP && t.LocalAuth != policy.ByEAP && t.EAP.Serves() {
 		start = policy.StartListen
 	}
 	if sayRemote(t) != "any" || t.RemoteID.Type != policy.IDAnyOne {

@@ -63,6 +63,7 @@ const (
 	caseForgedMTU      = "forged ICMP about the path MTU"
 	caseOnExit         = "on-exit block and restore, TERM and kill -9"
 	caseGuard          = "forged clear packets"
+	casePPK            = "post-quantum pre-shared keys"
 	casePostQuantum    = "ML-KEM in IKE SAs, children and rekeys"
 	caseGuardReload    = "the guard follows the configuration"
 )
@@ -140,7 +141,7 @@ func declared() []Cell {
 		for _, what := range []string{
 			caseDeleteByCoati, caseDeleteByPeer, casePeerKilled, caseCoatiRestarted, caseTwoChildren,
 			caseChildByCoati, caseChildByPeer, caseIKEByCoati, caseIKEByPeer, caseChildCrossing, caseIKECrossing,
-			caseLifetimes, caseReauth, caseExplained, caseNAT,
+			caseLifetimes, caseReauth, casePPK, caseExplained, caseNAT,
 		} {
 			cells = append(cells, Cell{peerStrongSwan, role, what})
 		}

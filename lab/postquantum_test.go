@@ -93,6 +93,9 @@ func TestStrongSwan6(t *testing.T) {
 				}
 				v := startBeside(t, pair, role, tunnel, toSwan(tunnel), func() *Charon { return startCharon6(t, pair.B) })
 				v.connect(t)
+				if got := v.coati.Status(t).Tunnels[0].IKE[0].Proposal; !strings.Contains(got, "ke1_mlkem") {
+					t.Errorf("the IKE SA has %s", got)
+				}
 				v.rekeysEverything(t)
 				v.coati.Do(t, "down", "peer")
 				v.coati.Alive(t)

@@ -19,6 +19,7 @@ type swan struct {
 	more, child       string // more lines of the connection, and of its child lan
 	children          string // more children
 	psk               string
+	secrets           string // more secrets
 }
 
 // toSwan is the connection that answers a tunnel of Coati's.
@@ -45,9 +46,10 @@ func (s swan) conf() string {
       esp_proposals = %s
       %s }
     %s } } }
-secrets { ike-1 { secret = "%s" } }
+secrets { ike-1 { secret = "%s" }
+  %s }
 `, s.local, s.remote, cmp.Or(s.ike, usualIKE), s.more, cmp.Or(s.localID, s.local), cmp.Or(s.remoteID, s.remote),
-		s.localTS, s.remoteTS, cmp.Or(s.esp, usualESP), s.child, s.children, cmp.Or(s.psk, psk))
+		s.localTS, s.remoteTS, cmp.Or(s.esp, usualESP), s.child, s.children, cmp.Or(s.psk, psk), s.secrets)
 }
 
 // swanctlConf is such a connection with nothing special.

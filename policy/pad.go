@@ -89,18 +89,22 @@ type PeerTunnel struct {
 	Credential            *Credential // if we sign
 	Trust                 *Trust      // if the peer does
 	EAP                   *EAP        // if either is ByEAP
-	IKE                   []Proposal
-	Start                 Start
-	Encap                 EncapMode
-	FragmentSize          int           // IKE messages above so many octets of IP datagram leave in IKE fragments (RFC 7383); 0: 1280; negative: fragments are neither sent nor taken
-	DPD                   time.Duration // idle time after which the peer is asked whether it lives; 0: never
-	Keepalive             time.Duration // NAT keepalive interval (RFC 3948, section 4); 0: never
-	Lifetime              time.Duration // of the IKE SA; rekeyed before; 0: for ever
-	Reauth                time.Duration // the IKE SA is negotiated anew with authentication this often, before the old one goes; 0: never
-	Unique                Unique
-	OnDead                LossAction // the peer does not answer any more
-	OnClose               LossAction // the peer deleted the IKE SA or a child
-	V1                    Version1
+	// PPK is a post-quantum pre-shared key and PPKID its name (RFC 8784); of length 0: none. PPKRequired refuses a peer that does not use it.
+	PPK          Secret
+	PPKID        string
+	PPKRequired  bool
+	IKE          []Proposal
+	Start        Start
+	Encap        EncapMode
+	FragmentSize int           // IKE messages above so many octets of IP datagram leave in IKE fragments (RFC 7383); 0: 1280; negative: fragments are neither sent nor taken
+	DPD          time.Duration // idle time after which the peer is asked whether it lives; 0: never
+	Keepalive    time.Duration // NAT keepalive interval (RFC 3948, section 4); 0: never
+	Lifetime     time.Duration // of the IKE SA; rekeyed before; 0: for ever
+	Reauth       time.Duration // the IKE SA is negotiated anew with authentication this often, before the old one goes; 0: never
+	Unique       Unique
+	OnDead       LossAction // the peer does not answer any more
+	OnClose      LossAction // the peer deleted the IKE SA or a child
+	V1           Version1
 	// Pool are ranges of which each peer gets an address, DNS and Domains what it is told with it (RFC 7296, section 2.19; RFC 8598).
 	Pool    []Selector
 	DNS     []netip.Addr

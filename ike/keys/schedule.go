@@ -43,6 +43,19 @@ func RekeySKEYSEED(prf PRF, skd policy.Secret, shared policy.Secret, ni, nr []by
 	return policy.NewSecret(prf.Sum(skd.Reveal(), append([][]byte{shared.Reveal(), ni, nr}, reveal(more)...)...))
 }
 
+// WithPPK passes SK_d, SK_pi and SK_pr through a post-quantum pre-shared key: prf+(PPK, SK_d') and so on (RFC 8784, section 3).
+// The other keys are those given.
+func WithPPK(prf PRF, ppk policy.Secret, k IKEKeys) (IKEKeys, error) {
+	for _, s := range []*policy.Secret{&k.D, &k.Pi, &k.Pr} {
+		b, err := prf.Plus(ppk.Reveal(), s.Len(), s.Reveal())
+		if err != nil {
+			return IKEKeys{}, err
+		}
+		*s = policy.NewSecret(b)
+	}
+	return k, nil
+}
+
 func reveal(secrets []policy.Secret) [][]byte {
 	out := make([][]byte, len(secrets))
 	for i, s := range secrets {

@@ -48,7 +48,7 @@ func (s *sa) sendAuth() {
 		s.sendProof(id, nil)
 		return
 	}
-	s.prove(s.tunnel, id, func(proof []wire.Payload, err error) {
+	s.proveWithPPK(id, func(proof []wire.Payload, err error) {
 		if err != nil {
 			s.spoiled(err)
 			return
@@ -65,7 +65,7 @@ func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
 	if want := s.tunnel.RemoteID; !want.IsZero() && want.Type != policy.IDAnyOne {
 		payloads = append(payloads, idPayload(true, want))
 	}
-	payloads = append(append(payloads, proof[more:]...), s.eapOnly()...)
+	payloads = slices.Concat(payloads, proof[more:], s.eapOnly(), s.start.additional.ppk.says)
 	if s.renews && s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: renewID})
 	}
@@ -118,6 +118,10 @@ func (s *sa) firstWanted() *policy.Child {
 func (s *sa) authRequested(m *message) {
 	idi, _ := wire.Find[*wire.ID](m.payloads, wire.PayloadIDi)
 	s.remoteID = policyIdentity(idi)
+	if err := s.ppkNamed(m); err != nil {
+		s.authFailed(err)
+		return
+	}
 	s.choosePeer(m, idi, func(t *policy.PeerTunnel, err error) {
 		if err != nil {
 			s.authFailed(err)
@@ -132,7 +136,7 @@ func (s *sa) authRequested(m *message) {
 				s.authFailed(err)
 				return
 			}
-			s.authAccepted(m, t, append([]wire.Payload{id}, proof...))
+			s.authAccepted(m, t, slices.Concat([]wire.Payload{id}, proof, s.ppkUsed()))
 		})
 	})
 }
@@ -241,6 +245,8 @@ func (s *sa) choosePeer(m *message, idi *wire.ID, then func(*policy.PeerTunnel, 
 			near.miss(t, 2, fmt.Errorf("tunnel %s does not accept %s: see ike", t.Name, s.proposal))
 		case method != nil:
 			near.miss(t, 3, method)
+		case s.otherPPK(t) != nil:
+			near.miss(t, 3, s.otherPPK(t))
 		case t.RemoteAuth.Signs():
 			claimed = append(claimed, t)
 		case !s.knowsKey(t, proof, signed):
@@ -312,7 +318,7 @@ func (s *sa) checkResponder(m *message, then func(error)) {
 	proof, _ := wire.Find[*wire.Auth](m.payloads, wire.PayloadAUTH)
 	s.remoteID = policyIdentity(idr)
 	want := ike.RemoteIdentity(s.tunnel, s.path)
-	err := rightMethod(s.tunnel, proof.Method)
+	err := errors.Join(rightMethod(s.tunnel, proof.Method), s.ppkAnswered(m))
 	switch {
 	case err != nil:
 	case s.tunnel.RemoteAuth == policy.ByNobody:

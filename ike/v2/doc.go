@@ -11,6 +11,7 @@
 //	cookie.go         cookies (section 2.6)
 //	natt.go           NAT detection, port 4500, keepalives (section 2.23)
 //	intermediate.go   additional key exchanges between the two (RFC 9370, RFC 9242)
+//	ppk.go            post-quantum pre-shared keys (RFC 8784)
 //	auth.go           IKE_AUTH (section 1.2), identities and shared keys (section 2.15)
 //	child.go          a child SA: selection, narrowing, keys (sections 2.7, 2.9, 2.17)
 //	createchild.go    CREATE_CHILD_SA for children: new and rekeyed (sections 1.3.1, 1.3.3, 2.8)

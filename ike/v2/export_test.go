@@ -10,6 +10,8 @@ var Mutants = map[string]mutant{"the nonce rule": noNonceRule, "the response cac
 const (
 	Uncovered = noIntAuth
 	Optional  = noAdditional
+	// PPKOptional takes who does not use a PPK that is required.
+	PPKOptional = noPPKRequired
 )
 
 // SetMessageIDs sets a machine's next message IDs: ours and the peer's.

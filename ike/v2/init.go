@@ -117,6 +117,7 @@ func (s *sa) sendInit() {
 	}
 	payloads = append(payloads, fragmentNotify(s.tunnel)...)
 	payloads = append(payloads, intermediateNotify(s.start.myProposals)...)
+	payloads = append(payloads, ppkNotify(s.tunnel)...)
 	payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	b, err := wire.Append(nil, s.header(wire.ExchangeIKESAInit, 0, 0), payloads)
 	if err != nil {
@@ -219,7 +220,7 @@ func (s *sa) initAnswered(m *message) {
 		bad(err)
 		return
 	}
-	if err := lacksIntermediate(chosen, m); err != nil {
+	if err := errors.Join(lacksIntermediate(chosen, m), lacksPPK(s.tunnel, m)); err != nil {
 		bad(err)
 		return
 	}
@@ -240,7 +241,7 @@ func (s *sa) initAnswered(m *message) {
 	s.nextID, s.refusal = 1, nil
 	s.start.fresh(m)
 	s.start.answered, s.start.current = m, s.start.offers[i]
-	s.start.additional.todo = chosen.AdditionalKeyExchanges()
+	s.start.additional.todo, s.start.additional.ppk.agreed = chosen.AdditionalKeyExchanges(), agreesOnPPK(m, s.tunnel)
 	s.phase = phaseInitKeys
 	s.pending = nil
 	begin, answer := s.start.current.begin, kr.Data
@@ -324,7 +325,7 @@ func (s *sa) initRequested(m *message, proven bool) bool {
 	s.frag.agreed = agreesOnFragments(m, s.candidates...)
 	s.peerIsCoati = saysCoati(m)
 	s.start.request, s.start.path = m.raw, m.path
-	s.start.additional.todo = chosen.AdditionalKeyExchanges()
+	s.start.additional.todo, s.start.additional.ppk.agreed = chosen.AdditionalKeyExchanges(), agreesOnPPK(m, s.candidates...)
 	if signs(s.candidates...) {
 		s.start.hashes = hashesOf(m)
 	}
@@ -397,6 +398,9 @@ func (s *sa) initAnswer(number uint8, public []byte) ([]byte, error) {
 		payloads = append(payloads, fragmentNotify(s.candidates...)...)
 	}
 	payloads = append(payloads, intermediateNotify([]policy.Proposal{s.proposal})...)
+	if s.start.additional.ppk.agreed {
+		payloads = append(payloads, ppkNotify(s.candidates...)...)
+	}
 	if s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	}

@@ -21,7 +21,7 @@ import (
 // Each is protected by the keys before it and makes new ones: SKEYSEED(n) = prf(SK_d(n-1), SK(n) | Ni | Nr). What was said
 // there is covered by AUTH, through IntAuth (RFC 9242, section 3.3.2).
 
-// additional is how far the additional key exchanges of an IKE SA have come.
+// additional is how far what is added to the keys of IKE_SA_INIT has come.
 type additional struct {
 	todo   []uint16 // methods still to come
 	begun  *keys.Initiator
@@ -29,6 +29,7 @@ type additional struct {
 	authI  []byte // IntAuth_iN and IntAuth_rN so far
 	authR  []byte
 	broken error // IntAuth could not be made
+	ppk    usePPK
 }
 
 // wipe forgets a private value.
@@ -36,6 +37,7 @@ func (a *additional) wipe() {
 	if a.begun != nil {
 		a.begun.Wipe()
 	}
+	a.ppk.wipe()
 	*a = additional{}
 }
 

@@ -172,6 +172,7 @@ const (
 	breakBeforeNew        // a rekey deletes the old pair first
 	noAdditional          // a peer may leave out an additional key exchange
 	noIntAuth             // AUTH does not cover IKE_INTERMEDIATE
+	noPPKRequired         // a PPK that is required is optional
 )
 
 // loses says whether what was made with the first nonce gives way to what was made with the second (section 2.8.1).

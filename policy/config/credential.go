@@ -29,6 +29,7 @@ type CredentialFiles struct {
 	PKCS1              bool // rsa-signature = "pkcs1"
 	EAP                EAPFiles
 	XAuth              XAuthFiles
+	PPK                string
 }
 
 func (k setting) authBy(l *loader) policy.AuthBy {
@@ -473,6 +474,12 @@ func sayTrust(t *policy.Trust) string {
 
 // credentials writes the keys that name files, and what belongs to them.
 func (w *writer) credentials(t *policy.PeerTunnel, f CredentialFiles) {
+	w.text("ppk-file", f.PPK, "")
+	w.text("ppk-id", t.PPKID, "")
+	w.flag("ppk-required", t.PPKRequired)
+	if (t.PPK.Len() > 0) != (f.PPK != "") {
+		w.fail("tunnel %s has a ppk of no file", t.Name)
+	}
 	w.text("cert-file", f.Cert, "")
 	w.text("key-file", f.Key, "")
 	if f.PKCS1 {

@@ -189,6 +189,8 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"remote-id", t.RemoteID.String()},
 		{"auth", t.LocalAuth.String()},
 		{"remote-auth", t.RemoteAuth.String()},
+		{"ppk-id", t.PPKID},
+		{"ppk-required", strconv.FormatBool(t.PPKRequired)},
 		{"ike", sayList(t.IKE)},
 		{"encap", t.Encap.String()},
 		{"fragment-size", sayFragmentSize(t)},
@@ -245,6 +247,9 @@ func diffTunnel(old, new *policy.PeerTunnel) TunnelChange {
 	}
 	if a, b := old.V1, new.V1; !a.Password.Equal(b.Password) || !slices.EqualFunc(a.Users, b.Users, func(x, y policy.XAuthUser) bool { return x.Name == y.Name && x.Password.Equal(y.Password) }) {
 		t.Settings = append(t.Settings, Change{"xauth", old.V1.XAuth.String(), new.V1.XAuth.String() + " (other users or passwords)"})
+	}
+	if !old.PPK.Equal(new.PPK) {
+		t.Settings = append(t.Settings, Change{"ppk-file", old.PPK.String(), new.PPK.String() + " (another key)"})
 	}
 	t.Settings = append(t.Settings, diffCredentials(old, new)...)
 	t.renegotiated = len(t.Settings) > 0

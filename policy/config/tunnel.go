@@ -87,6 +87,9 @@ var tunnelKeys = slices.Concat([]key[draft]{
 	{"auth", func(l *loader, d *draft, k setting) { d.tunnel.LocalAuth = k.authBy(l) }},
 	{"remote-auth", func(l *loader, d *draft, k setting) { d.tunnel.RemoteAuth = k.authBy(l) }},
 	{"psk-file", func(l *loader, d *draft, k setting) { d.pskFile = k.file(l, d, "site-b.psk") }},
+	{"ppk-file", func(l *loader, d *draft, k setting) { d.files.PPK = k.file(l, d, "site-b.ppk") }},
+	{"ppk-id", func(l *loader, d *draft, k setting) { d.tunnel.PPKID, _ = k.text(l, "site-b") }},
+	{"ppk-required", func(l *loader, d *draft, k setting) { d.tunnel.PPKRequired, _ = k.boolean(l) }},
 	{"cert-file", func(l *loader, d *draft, k setting) { d.files.Cert = k.file(l, d, "gw.pem") }},
 	{"key-file", func(l *loader, d *draft, k setting) { d.files.Key = k.file(l, d, "gw.key") }},
 	{"rsa-signature", func(l *loader, d *draft, k setting) {
@@ -485,6 +488,7 @@ func (l *loader) finishTunnel(d *draft) {
 		t.RemoteAuth = t.LocalAuth
 	}
 	l.finishPSK(d)
+	l.finishPPK(d)
 	l.finishCredentials(d)
 	if _, set := d.keys["ike"]; !set {
 		t.IKE = defaultIKE

@@ -71,6 +71,8 @@ const (
 	PRFHMACSHA256 uint16 = 5
 	PRFHMACSHA384 uint16 = 6
 	PRFHMACSHA512 uint16 = 7
+	PRFAESXCBC    uint16 = 4 // RFC 4434
+	PRFAESCMAC    uint16 = 8 // RFC 4615
 	IntegNone     uint16 = 0
 
 	IntegInsecureMD5 uint16 = 1 // AUTH_HMAC_MD5_96
@@ -155,15 +157,15 @@ var Algorithms = []Algorithm{
 	{Type: TransformENCR, ID: ENCRAESCTR, KeyBits: 256, Keyword: "aes256ctr", Name: "ENCR_AES_CTR", XFRM: "rfc3686(ctr(aes))", KeyLen: 36, SaltLen: 4, IVLen: 8, BlockLen: 1, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRAESCTR, KeyBits: 128, Keyword: "aes128ctr", Name: "ENCR_AES_CTR", XFRM: "rfc3686(ctr(aes))", KeyLen: 20, SaltLen: 4, IVLen: 8, BlockLen: 1, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRAESCTR, KeyBits: 192, Keyword: "aes192ctr", Name: "ENCR_AES_CTR", XFRM: "rfc3686(ctr(aes))", KeyLen: 28, SaltLen: 4, IVLen: 8, BlockLen: 1, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 256, Keyword: "aes256ccm16", Aliases: []string{"aes256ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 128, Keyword: "aes128ccm16", Aliases: []string{"aes128ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 192, Keyword: "aes192ccm16", Aliases: []string{"aes192ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 256, Keyword: "aes256ccm12", Aliases: []string{"aes256ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 128, Keyword: "aes128ccm12", Aliases: []string{"aes128ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 192, Keyword: "aes192ccm12", Aliases: []string{"aes192ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 256, Keyword: "aes256ccm8", Aliases: []string{"aes256ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "SHOULD"},
-	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 128, Keyword: "aes128ccm8", Aliases: []string{"aes128ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "SHOULD"},
-	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 192, Keyword: "aes192ccm8", Aliases: []string{"aes192ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 256, Keyword: "aes256ccm16", Aliases: []string{"aes256ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 128, Keyword: "aes128ccm16", Aliases: []string{"aes128ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM16, KeyBits: 192, Keyword: "aes192ccm16", Aliases: []string{"aes192ccm128"}, Name: "ENCR_AES_CCM_16", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 256, Keyword: "aes256ccm12", Aliases: []string{"aes256ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 128, Keyword: "aes128ccm12", Aliases: []string{"aes128ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM12, KeyBits: 192, Keyword: "aes192ccm12", Aliases: []string{"aes192ccm96"}, Name: "ENCR_AES_CCM_12", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 12, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 256, Keyword: "aes256ccm8", Aliases: []string{"aes256ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 35, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "SHOULD"},
+	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 128, Keyword: "aes128ccm8", Aliases: []string{"aes128ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 19, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "SHOULD"},
+	{Type: TransformENCR, ID: ENCRAESCCM8, KeyBits: 192, Keyword: "aes192ccm8", Aliases: []string{"aes192ccm64"}, Name: "ENCR_AES_CCM_8", XFRM: "rfc4309(ccm(aes))", KeyLen: 27, SaltLen: 3, IVLen: 8, ICVLen: 8, BlockLen: 1, AEAD: true, Counter: true, Use: UseIKE | UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRAESGCM16IIV, KeyBits: 256, Keyword: "aes256gcm16iiv", Name: "ENCR_AES_GCM_16_IIV", KeyLen: 36, SaltLen: 4, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRAESGCM16IIV, KeyBits: 128, Keyword: "aes128gcm16iiv", Name: "ENCR_AES_GCM_16_IIV", KeyLen: 20, SaltLen: 4, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRAESGCM16IIV, KeyBits: 192, Keyword: "aes192gcm16iiv", Name: "ENCR_AES_GCM_16_IIV", KeyLen: 28, SaltLen: 4, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
@@ -178,7 +180,7 @@ var Algorithms = []Algorithm{
 	{Type: TransformENCR, ID: ENCRAESGMAC, KeyBits: 192, Keyword: "aes192gmac", Name: "ENCR_NULL_AUTH_AES_GMAC", XFRM: "rfc4543(gcm(aes))", KeyLen: 28, SaltLen: 4, IVLen: 8, ICVLen: 16, BlockLen: 1, AEAD: true, Counter: true, Use: UseESP, Status: "MAY"},
 	{Type: TransformENCR, ID: ENCRNull, Keyword: "null", Name: "ENCR_NULL", XFRM: "ecb(cipher_null)", BlockLen: 1, Use: UseESP, Status: "MUST"},
 
-	{Type: TransformENCR, ID: ENCRInsecure3DES, Keyword: "3des", Name: "ENCR_3DES", XFRM: "cbc(des3_ede)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "SHOULD NOT"},
+	{Type: TransformENCR, ID: ENCRInsecure3DES, Keyword: "3des", Name: "ENCR_3DES", XFRM: "cbc(des3_ede)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseIKE | UseESP, Status: "SHOULD NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 128, Keyword: "blowfish128", Aliases: []string{"blowfish"}, Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 192, Keyword: "blowfish192", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 24, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 256, Keyword: "blowfish256", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 32, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
@@ -187,25 +189,27 @@ var Algorithms = []Algorithm{
 	{Type: TransformENCR, ID: ENCRInsecureBlowfish, KeyBits: 448, Keyword: "blowfish448", Name: "ENCR_BLOWFISH", XFRM: "cbc(blowfish)", KeyLen: 56, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureCAST, KeyBits: 128, Keyword: "cast128", Name: "ENCR_CAST", XFRM: "cbc(cast5)", KeyLen: 16, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
 	{Type: TransformENCR, ID: ENCRInsecureDES, Keyword: "des", Name: "ENCR_DES", XFRM: "cbc(des)", KeyLen: 8, IVLen: 8, BlockLen: 8, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 256, Keyword: "camellia256", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 32, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 128, Keyword: "camellia128", Aliases: []string{"camellia"}, Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 16, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
-	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 192, Keyword: "camellia192", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 24, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseESP | UseIKEv1, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 256, Keyword: "camellia256", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 32, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 128, Keyword: "camellia128", Aliases: []string{"camellia"}, Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 16, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseIKE | UseESP, Status: "MAY"},
+	{Type: TransformENCR, ID: ENCRInsecureCamellia, KeyBits: 192, Keyword: "camellia192", Name: "ENCR_CAMELLIA_CBC", XFRM: "cbc(camellia)", KeyLen: 24, IVLen: 16, BlockLen: 16, Insecure: true, Use: UseIKE | UseESP, Status: "MAY"},
 
 	{Type: TransformPRF, ID: PRFHMACSHA256, Keyword: "prfsha256", Name: "PRF_HMAC_SHA2_256", KeyLen: 32, Use: UseIKE, Status: "MUST"},
 	{Type: TransformPRF, ID: PRFHMACSHA384, Keyword: "prfsha384", Name: "PRF_HMAC_SHA2_384", KeyLen: 48, Use: UseIKE, Status: "SHOULD"},
 	{Type: TransformPRF, ID: PRFHMACSHA512, Keyword: "prfsha512", Name: "PRF_HMAC_SHA2_512", KeyLen: 64, Use: UseIKE, Status: "SHOULD+"},
 
 	{Type: TransformPRF, ID: PRFHMACSHA1, Keyword: "prfsha1", Name: "PRF_HMAC_SHA1", KeyLen: 20, Use: UseIKE, Status: "MUST-"},
-	{Type: TransformPRF, ID: PRFInsecureHMACMD5, Keyword: "prfmd5", Name: "PRF_HMAC_MD5", KeyLen: 16, Insecure: true, Use: UseIKEv1, Status: "MUST NOT"},
+	{Type: TransformPRF, ID: PRFAESXCBC, Keyword: "prfaesxcbc", Name: "PRF_AES128_XCBC", KeyLen: 16, Use: UseIKE, Status: "SHOULD"},
+	{Type: TransformPRF, ID: PRFAESCMAC, Keyword: "prfaescmac", Name: "PRF_AES128_CMAC", KeyLen: 16, Use: UseIKE, Status: "MAY"},
+	{Type: TransformPRF, ID: PRFInsecureHMACMD5, Keyword: "prfmd5", Name: "PRF_HMAC_MD5", KeyLen: 16, Insecure: true, Use: UseIKE, Status: "MUST NOT"},
 
 	{Type: TransformINTEG, ID: IntegSHA256, Keyword: "sha256", Aliases: []string{"sha2_256", "sha2"}, Name: "AUTH_HMAC_SHA2_256_128", XFRM: "hmac(sha256)", KeyLen: 32, ICVLen: 16, Use: UseIKE | UseESP, Status: "MUST", Implied: "prfsha256"},
 	{Type: TransformINTEG, ID: IntegSHA384, Keyword: "sha384", Aliases: []string{"sha2_384"}, Name: "AUTH_HMAC_SHA2_384_192", XFRM: "hmac(sha384)", KeyLen: 48, ICVLen: 24, Use: UseIKE | UseESP, Status: "MAY", Implied: "prfsha384"},
 	{Type: TransformINTEG, ID: IntegSHA512, Keyword: "sha512", Aliases: []string{"sha2_512"}, Name: "AUTH_HMAC_SHA2_512_256", XFRM: "hmac(sha512)", KeyLen: 64, ICVLen: 32, Use: UseIKE | UseESP, Status: "SHOULD", Implied: "prfsha512"},
 
 	{Type: TransformINTEG, ID: IntegSHA1, Keyword: "sha1", Aliases: []string{"sha"}, Name: "AUTH_HMAC_SHA1_96", XFRM: "hmac(sha1)", KeyLen: 20, ICVLen: 12, Use: UseIKE | UseESP, Status: "MUST-", Implied: "prfsha1"},
-	{Type: TransformINTEG, ID: IntegAESXCBC, Keyword: "aesxcbc", Name: "AUTH_AES_XCBC_96", XFRM: "xcbc(aes)", KeyLen: 16, ICVLen: 12, Use: UseESP, Status: "SHOULD"},
-	{Type: TransformINTEG, ID: IntegAESCMAC, Keyword: "aescmac", Name: "AUTH_AES_CMAC_96", XFRM: "cmac(aes)", KeyLen: 16, ICVLen: 12, Use: UseESP, Status: "MAY"},
-	{Type: TransformINTEG, ID: IntegInsecureMD5, Keyword: "md5", Name: "AUTH_HMAC_MD5_96", XFRM: "hmac(md5)", KeyLen: 16, ICVLen: 12, Insecure: true, Use: UseESP | UseIKEv1, Status: "MUST NOT", Implied: "prfmd5"},
+	{Type: TransformINTEG, ID: IntegAESXCBC, Keyword: "aesxcbc", Name: "AUTH_AES_XCBC_96", XFRM: "xcbc(aes)", KeyLen: 16, ICVLen: 12, Use: UseIKE | UseESP, Status: "SHOULD", Implied: "prfaesxcbc"},
+	{Type: TransformINTEG, ID: IntegAESCMAC, Keyword: "aescmac", Name: "AUTH_AES_CMAC_96", XFRM: "cmac(aes)", KeyLen: 16, ICVLen: 12, Use: UseIKE | UseESP, Status: "MAY", Implied: "prfaescmac"},
+	{Type: TransformINTEG, ID: IntegInsecureMD5, Keyword: "md5", Name: "AUTH_HMAC_MD5_96", XFRM: "hmac(md5)", KeyLen: 16, ICVLen: 12, Insecure: true, Use: UseIKE | UseESP, Status: "MUST NOT", Implied: "prfmd5"},
 
 	{Type: TransformKE, ID: KEX25519, Keyword: "x25519", Aliases: []string{"curve25519", "ecp_x25519"}, Name: "Curve25519", Use: UseIKE | UseESP, Status: "SHOULD"},
 	{Type: TransformKE, ID: KEECP256, Keyword: "ecp256", Name: "256-bit random ECP group", Use: UseIKE | UseESP, Status: "SHOULD"},
@@ -278,7 +282,6 @@ func (t Transform) String() string {
 var foreign = map[[2]uint16]string{
 	{1, 2}: "des", {1, 3}: "3des", {1, 7}: "blowfish", {1, 11}: "null", {1, 13}: "aesctr", {1, 14}: "aesccm8", {1, 15}: "aesccm12", {1, 16}: "aesccm16",
 	{1, 18}: "aesgcm8", {1, 19}: "aesgcm12", {1, 23}: "camellia", {1, 28}: "chacha20poly1305",
-	{2, 4}: "prfaesxcbc", {2, 8}: "prfaescmac",
 	{3, 0}: "no integrity", {3, 1}: "md5", {3, 5}: "aesxcbc", {3, 8}: "aescmac",
 	{4, 0}:  "no key exchange",
 	{4, 25}: "ecp192", {4, 26}: "ecp224", {4, 27}: "ecp224bp", {4, 28}: "ecp256bp", {4, 29}: "ecp384bp", {4, 30}: "ecp512bp", {4, 32}: "x448",

@@ -74,8 +74,8 @@ func TestNewPRFRefusesWhatItDoesNotHave(t *testing.T) {
 	t.Parallel()
 	for _, tr := range []policy.Transform{
 		{},
-		{Type: policy.TransformPRF, ID: 1},
-		{Type: policy.TransformPRF, ID: 4},
+		{Type: policy.TransformPRF, ID: 3},
+		{Type: policy.TransformPRF, ID: 9},
 		{Type: policy.TransformPRF, ID: policy.PRFHMACSHA256, KeyBits: 256},
 		{Type: policy.TransformINTEG, ID: policy.PRFHMACSHA256},
 	} {

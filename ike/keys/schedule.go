@@ -3,6 +3,7 @@ package keys
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"coati/policy"
 )
@@ -31,7 +32,7 @@ func (k ChildKeys) Wipe() {
 
 // SKEYSEED is prf(Ni | Nr, g^ir) of the initial exchange (RFC 7296, section 2.14).
 func SKEYSEED(prf PRF, ni, nr []byte, shared policy.Secret) policy.Secret {
-	key := append(append(make([]byte, 0, len(ni)+len(nr)), ni...), nr...)
+	key := slices.Concat(prf.ofNonce(ni), prf.ofNonce(nr))
 	return policy.NewSecret(prf.Sum(key, shared.Reveal()))
 }
 

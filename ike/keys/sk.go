@@ -3,6 +3,7 @@ package keys
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/des"
 	"crypto/hmac"
 	"encoding/binary"
 	"errors"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"coati/esp/batch/camellia"
 	"coati/policy"
 )
 
@@ -45,10 +47,16 @@ type Cipher struct {
 	salt   []byte
 	sealed uint64
 
-	// Otherwise: CBC, or CTR with a salt, and an HMAC cut to icvLen.
+	// Otherwise: CBC, or CTR with a salt, and a MAC cut to icvLen.
 	block   cipher.Block
 	counter bool
 	mac     func() hash.Hash
+}
+
+// cbcs are the block ciphers beside AES.
+var cbcs = map[uint16]func([]byte) (cipher.Block, error){
+	policy.ENCRInsecure3DES:     des.NewTripleDESCipher,
+	policy.ENCRInsecureCamellia: camellia.InsecureNew,
 }
 
 // NewCipher takes SK_e and SK_a of one direction, ak of length 0 for a combined-mode cipher. Their lengths must be those of
@@ -75,7 +83,11 @@ func NewCipher(encr, integ policy.Transform, ek, ak policy.Secret) (*Cipher, err
 		c.aead, err = chacha20poly1305.New(key)
 		return c, err
 	}
-	block, err := aes.NewCipher(key)
+	newBlock := cbcs[ea.ID]
+	if newBlock == nil {
+		newBlock = aes.NewCipher
+	}
+	block, err := newBlock(key)
 	if err != nil {
 		return nil, err
 	}
@@ -91,13 +103,16 @@ func NewCipher(encr, integ policy.Transform, ek, ak policy.Secret) (*Cipher, err
 		full, err := cipher.NewGCM(block)
 		c.aead = shortGCM{full, block}
 		return c, err
-	case policy.ENCRAESCBC, policy.ENCRAESCTR:
+	case policy.ENCRAESCCM8, policy.ENCRAESCCM12, policy.ENCRAESCCM16:
+		c.aead = ccm{block, ea.ICVLen}
+		return c, nil
+	case policy.ENCRAESCBC, policy.ENCRAESCTR, policy.ENCRInsecure3DES, policy.ENCRInsecureCamellia:
 		c.block, c.icvLen = block, ia.ICVLen
-		h, macKey := hmacs[ia.ID], ak.Clone().Reveal()
-		if h == nil {
+		mac, macKey := macs[ia.ID], ak.Clone().Reveal()
+		if mac == nil {
 			return nil, fmt.Errorf("no integrity algorithm %s here", integ)
 		}
-		c.mac = func() hash.Hash { return hmac.New(h, macKey) }
+		c.mac = func() hash.Hash { return mac(macKey) }
 		return c, nil
 	}
 	return nil, fmt.Errorf("%s does not protect IKE", ea.Keyword)

@@ -362,13 +362,13 @@ func TestCBCIVsAreTheReaders(t *testing.T) {
 		if c.counter {
 			continue
 		}
-		iv := []byte("sixteen octets!!")
+		iv := []byte("sixteen octets!!")[:c.ivLen]
 		msg, err := c.Seal(bytes.NewReader(iv), []byte("head"), []byte("text"))
-		if err != nil || !bytes.Equal(msg[4:20], iv) {
-			t.Errorf("%s: IV %x (%v)", s, msg[4:20], err)
+		if err != nil || !bytes.Equal(msg[4:4+len(iv)], iv) {
+			t.Errorf("%s: IV %x (%v)", s, msg[4:4+len(iv)], err)
 		}
-		if msg, err := c.Seal(bytes.NewReader(iv[:15]), nil, []byte("text")); err == nil || msg != nil {
-			t.Errorf("%s: sealed with 15 octets of randomness", s)
+		if msg, err := c.Seal(bytes.NewReader(iv[1:]), nil, []byte("text")); err == nil || msg != nil {
+			t.Errorf("%s: sealed with an octet of randomness too few", s)
 		}
 	}
 }
@@ -392,7 +392,10 @@ func TestNewCipherWantsItsKeys(t *testing.T) {
 		{"CBC without integrity key", keyword(t, "aes128"), keyword(t, "sha384"), 16, 0, false},
 		{"CBC without integrity", keyword(t, "aes128"), policy.Transform{}, 16, 0, false},
 		{"no keys", keyword(t, "aes128"), keyword(t, "sha256"), 0, 0, false},
-		{"3DES", policy.Transform{Type: policy.TransformENCR, ID: 3}, keyword(t, "sha256"), 24, 32, false},
+		{"3DES", keyword(t, "3des"), keyword(t, "md5"), 24, 16, true},
+		{"CCM", keyword(t, "aes256ccm8"), policy.Transform{}, 35, 0, true},
+		{"CCM with GCM's salt", keyword(t, "aes256ccm8"), policy.Transform{}, 36, 0, false},
+		{"Blowfish, which IKEv2 has not here", keyword(t, "blowfish128"), keyword(t, "sha256"), 16, 32, false},
 	} {
 		if _, err := NewCipher(c.encr, c.integ, key(c.ek), key(c.ak)); (err == nil) != c.ok {
 			t.Errorf("%s: %v", c.name, err)

@@ -63,6 +63,7 @@ const (
 	caseForgedMTU      = "forged ICMP about the path MTU"
 	caseOnExit         = "on-exit block and restore, TERM and kill -9"
 	caseGuard          = "forged clear packets"
+	caseChildless      = "IKE SAs without a first child"
 	caseOldCiphers     = "old ciphers, groups, PRFs and MACs of IKE"
 	casePPK            = "post-quantum pre-shared keys"
 	casePostQuantum    = "ML-KEM in IKE SAs, children and rekeys"
@@ -142,7 +143,7 @@ func declared() []Cell {
 		for _, what := range []string{
 			caseDeleteByCoati, caseDeleteByPeer, casePeerKilled, caseCoatiRestarted, caseTwoChildren,
 			caseChildByCoati, caseChildByPeer, caseIKEByCoati, caseIKEByPeer, caseChildCrossing, caseIKECrossing,
-			caseLifetimes, caseReauth, casePPK, caseOldCiphers, caseExplained, caseNAT,
+			caseLifetimes, caseReauth, casePPK, caseOldCiphers, caseChildless, caseExplained, caseNAT,
 		} {
 			cells = append(cells, Cell{peerStrongSwan, role, what})
 		}

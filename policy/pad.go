@@ -93,6 +93,7 @@ type PeerTunnel struct {
 	PPK          Secret
 	PPKID        string
 	PPKRequired  bool
+	Childless    bool // as initiator, no child in IKE_AUTH (RFC 6023)
 	IKE          []Proposal
 	Start        Start
 	Encap        EncapMode

@@ -160,9 +160,9 @@ func Scenarios() []Scenario {
 		{
 			Name: "post-quantum", About: "ML-KEM-768 beside X25519 in IKE SAs and children, set up and rekeyed from both ends, with loss and duplicates, over a hop of 700 octets", Pairs: 1, Chaos: time.Minute, Every: 3 * time.Second,
 			Network: Network{Loss: 0.15, Duplicate: 0.1, Jitter: 50 * time.Millisecond, MTU: 700}, Act: rekey,
-			Tunnel: func(t *policy.PeerTunnel, _ bool) {
+			Tunnel: func(t *policy.PeerTunnel, second bool) {
 				hybrid(t)
-				t.Lifetime = 25 * time.Second
+				t.Lifetime, t.Childless = 25*time.Second, second
 			},
 		},
 		{

@@ -72,6 +72,11 @@ func (s *sa) sendProof(id *wire.ID, proof []wire.Payload) {
 	if !s.env.HasOther(s.tunnel.Name, s) {
 		payloads = append(payloads, notify(wire.NotifyInitialContact, nil))
 	}
+	if s.start.additional.childless {
+		s.phase = phaseAuthSent
+		s.sendRequest(wire.ExchangeIKEAuth, 0, append(payloads, s.offerMobike()...)...)
+		return
+	}
 	cfg := s.firstWanted()
 	if cfg == nil {
 		s.fail(errors.New("nothing to negotiate: the tunnel has no children"), ike.ClosedFailed)
@@ -180,6 +185,12 @@ func (s *sa) authAccepted(m *message, t *policy.PeerTunnel, payloads []wire.Payl
 		return
 	}
 	payloads = append(payloads, s.agreeMobike(m)...)
+	if !sa1.in(m) {
+		s.established(contact)
+		s.respond(0, payloads...)
+		s.openWanted()
+		return
+	}
 	reply, reject := s.configure(m)
 	var c *child
 	if reject == nil {
@@ -346,9 +357,14 @@ func (s *sa) answerChecked(m *message, err error) {
 		s.spoiled(err)
 		return
 	}
-	c := s.children[0]
 	s.authLifetime(m)
 	s.mobikeAnswered(m)
+	if len(s.children) == 0 {
+		s.established(false)
+		s.openFirst()
+		return
+	}
+	c := s.children[0]
 	s.wanted = slices.DeleteFunc(s.wanted, func(w string) bool { return w == c.name })
 	s.established(false)
 	if no := m.errorNotify(); no != nil {

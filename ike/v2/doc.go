@@ -13,6 +13,7 @@
 //	intermediate.go   additional key exchanges between the two (RFC 9370, RFC 9242)
 //	ppk.go            post-quantum pre-shared keys (RFC 8784)
 //	auth.go           IKE_AUTH (section 1.2), identities and shared keys (section 2.15)
+//	childless.go      an IKE SA without a first child (RFC 6023)
 //	child.go          a child SA: selection, narrowing, keys (sections 2.7, 2.9, 2.17)
 //	createchild.go    CREATE_CHILD_SA for children: new and rekeyed (sections 1.3.1, 1.3.3, 2.8)
 //	rekeyike.go       CREATE_CHILD_SA for the IKE SA itself (sections 1.3.2, 2.18)

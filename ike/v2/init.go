@@ -242,6 +242,7 @@ func (s *sa) initAnswered(m *message) {
 	s.start.fresh(m)
 	s.start.answered, s.start.current = m, s.start.offers[i]
 	s.start.additional.todo, s.start.additional.ppk.agreed = chosen.AdditionalKeyExchanges(), agreesOnPPK(m, s.tunnel)
+	s.start.additional.childless = s.tunnel.Childless && len(s.tunnel.VirtualIP) == 0 && m.notify(wire.NotifyChildlessIKEv2Supported) != nil
 	s.phase = phaseInitKeys
 	s.pending = nil
 	begin, answer := s.start.current.begin, kr.Data
@@ -404,7 +405,12 @@ func (s *sa) initAnswer(number uint8, public []byte) ([]byte, error) {
 	if s.peerIsCoati {
 		payloads = append(payloads, &wire.VendorID{Data: vendorID})
 	}
-	return wire.Append(nil, s.header(wire.ExchangeIKESAInit, wire.FlagResponse, 0), payloads)
+	h := s.header(wire.ExchangeIKESAInit, wire.FlagResponse, 0)
+	answer, err := wire.Append(nil, h, payloads)
+	if more := s.childlessNotify(answer); err == nil && more != nil {
+		return wire.Append(nil, h, append(payloads, more...))
+	}
+	return answer, err
 }
 
 // initComputed has the responder's half and the shared secret: answer, and wait for IKE_AUTH.

@@ -30,6 +30,8 @@ type additional struct {
 	authR  []byte
 	broken error // IntAuth could not be made
 	ppk    usePPK
+	// childless: we ask for no child in IKE_AUTH.
+	childless bool
 }
 
 // wipe forgets a private value.

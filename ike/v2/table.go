@@ -124,10 +124,12 @@ func init() {
 
 		{"peer authenticates", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP, sa1, tsi, tsr}, []need{idr, cert, creq, cp}, (*sa).authRequested, []phase{phaseEstablished, phaseAuthCheck, phaseClosed}},
 		{"peer wants EAP", "2.16", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, sa1, tsi, tsr}, []need{idr, creq, cp}, (*sa).eapRequested, []phase{phaseEAP, phaseAuthCheck, phaseClosed}},
+		{"peer authenticates, childless", "RFC 6023, 3", phaseInitAnswered, wire.ExchangeIKEAuth, false, []need{idi, authP}, []need{idr, cert, creq, cp}, (*sa).childlessRequested, []phase{phaseEstablished, phaseAuthCheck, phaseClosed}},
 		{"peer authenticates without a child", "1.2", phaseInitAnswered, wire.ExchangeIKEAuth, false, nil, nil, (*sa).authIncomplete, []phase{phaseClosed}},
 		{"peer authenticated us", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, sa1, tsi, tsr}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"peer authenticated us, no child", "1.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP, nError}, []need{cert, cp}, (*sa).authAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"peer wants us to use EAP", "2.16", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, eapP}, []need{cert, authP}, (*sa).eapOffered, []phase{phaseEAP, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent, phaseClosed}},
+		{"peer authenticated us, childless", "RFC 6023, 3", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{idr, authP}, []need{cert, cp}, (*sa).childlessAnswered, []phase{phaseEstablished, phaseAuthCheck, phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"authentication refused", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, []need{nError}, nil, (*sa).authRefused, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 		{"authentication answered badly", "2.21.2", phaseAuthSent, wire.ExchangeIKEAuth, true, nil, nil, (*sa).authNonsense, []phase{phaseInitSent, phaseInitKeys, phaseAuthSent}},
 

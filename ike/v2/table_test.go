@@ -83,6 +83,7 @@ func TestEveryArrowIsTaken(t *testing.T) {
 	living(t, count)
 	spoiltKeyExchanges(t, count)
 	followUps(t, count)
+	childlessArrows(t, count)
 	eapArrows(t, count)
 	starts := func(tt *policy.PeerTunnel) { tt.Start = policy.StartNow }
 

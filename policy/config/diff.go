@@ -192,6 +192,7 @@ func peerSettings(t *policy.PeerTunnel) []said {
 		{"ppk-id", t.PPKID},
 		{"ppk-required", strconv.FormatBool(t.PPKRequired)},
 		{"ike", sayList(t.IKE)},
+		{"childless", strconv.FormatBool(t.Childless)},
 		{"encap", t.Encap.String()},
 		{"fragment-size", sayFragmentSize(t)},
 		{"mobike", strconv.FormatBool(t.MOBIKE)},

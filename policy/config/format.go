@@ -162,6 +162,7 @@ func (w *writer) tunnel(t *policy.PeerTunnel, pskFile string, files CredentialFi
 	w.credentials(t, files)
 	w.eap(t, files.EAP)
 	w.proposals("ike", t.IKE, w.defaults.ike)
+	w.flag("childless", t.Childless)
 	w.text("start", t.Start.String(), start.String())
 	w.text("encap", t.Encap.String(), policy.EncapAuto.String())
 	w.addresses(t)

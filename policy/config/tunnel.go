@@ -110,6 +110,7 @@ var tunnelKeys = slices.Concat([]key[draft]{
 	{"ike", func(l *loader, d *draft, k setting) {
 		d.tunnel.IKE = k.proposals(l, policy.ProtocolIKE, "aes256gcm16-prfsha384-ecp384")
 	}},
+	{"childless", func(l *loader, d *draft, k setting) { d.tunnel.Childless, _ = k.boolean(l) }},
 	{"start", func(l *loader, d *draft, k setting) {
 		if i, ok := k.choice(l, policy.StartOnDemand.String(), policy.StartNow.String(), policy.StartListen.String()); ok {
 			d.tunnel.Start = policy.Start(i)
@@ -489,6 +490,7 @@ func (l *loader) finishTunnel(d *draft) {
 	}
 	l.finishPSK(d)
 	l.finishPPK(d)
+	l.finishChildless(d)
 	l.finishCredentials(d)
 	if _, set := d.keys["ike"]; !set {
 		t.IKE = defaultIKE

@@ -5,6 +5,17 @@ import "coati/policy"
 // maxPPKID is the longest name of a PPK, in octets: far beyond any that people write.
 const maxPPKID = 256
 
+// finishChildless refuses what is not built in.
+func (l *loader) finishChildless(d *draft) {
+	t := &d.tunnel
+	if !t.Childless {
+		return
+	}
+	if t.LocalAuth == policy.ByEAP || t.Version == 1 {
+		l.errorf(d.keys["childless"], "childless: is not built in beside EAP, and unknown to IKEv1: leave the key out")
+	}
+}
+
 // finishPPK reads a tunnel's post-quantum pre-shared key (RFC 8784).
 func (l *loader) finishPPK(d *draft) {
 	t := &d.tunnel

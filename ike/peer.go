@@ -21,6 +21,9 @@ func (t *tunnel) onlyOne(e *Engine, now time.Time, en *entry, initialContact boo
 		if other == en || en.gone || other.gone || o.State != Established || en.sa.Brief().State != Established {
 			continue
 		}
+		if other == t.renewing && info.Initiator {
+			continue // it goes when its children are up on this one
+		}
 		var err error
 		switch {
 		case initialContact && !info.Initiator && t.cfg.Unique != policy.UniqueNever && !other.up.After(en.born):

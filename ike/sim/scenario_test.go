@@ -111,3 +111,25 @@ func TestASeedAndAScenarioAreAWholeRun(t *testing.T) {
 		}
 	}
 }
+
+// Both ends authenticate anew, each on its own clock, and the SA of the one may be what the other replaces. It is no rival of the new
+// one: if it were taken for one, both would go.
+func TestReauthenticationFromBothEndsLeavesAnSAAtEveryMoment(t *testing.T) {
+	t.Parallel()
+	for _, s := range Scenarios() {
+		if s.Name != "reauth" {
+			continue
+		}
+		for seed := range uint64(12) {
+			w := s.Run(seed).World
+			for end := w.Now.Add(5 * time.Minute); w.Now.Before(end); {
+				w.Run(50 * time.Millisecond)
+				for _, h := range w.Hosts {
+					if !h.Up("t") {
+						t.Fatalf("seed %d: at %v %s has no child: %q", seed, w.Now.Sub(Epoch), h.Name, h.Log)
+					}
+				}
+			}
+		}
+	}
+}

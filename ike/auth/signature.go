@@ -299,14 +299,32 @@ func verifyFixedECDSA(key crypto.PublicKey, method wire.AuthMethod, sig, octets 
 	if !ok || k.Curve != c.curve {
 		return fmt.Errorf("the peer signs by %s, and its key is not of that kind", method)
 	}
-	if len(sig) != 2*c.size {
+	return verifyHalves(k, c.size, sig, digest(c.hash, octets))
+}
+
+// verifyHalves checks a signature that is its two integers, of size octets each.
+func verifyHalves(key *ecdsa.PublicKey, size int, sig, digest []byte) error {
+	if len(sig) != 2*size {
 		return errSignature
 	}
-	der, err := asn1.Marshal(ecdsaSignature{new(big.Int).SetBytes(sig[:c.size]), new(big.Int).SetBytes(sig[c.size:])})
-	if err != nil || !ecdsa.VerifyASN1(k, digest(c.hash, octets), der) {
+	der, err := asn1.Marshal(ecdsaSignature{new(big.Int).SetBytes(sig[:size]), new(big.Int).SetBytes(sig[size:])})
+	if err != nil || !ecdsa.VerifyASN1(key, digest, der) {
 		return errSignature
 	}
 	return nil
+}
+
+// signHalves makes such a signature.
+func signHalves(signer crypto.Signer, size int, seed [32]byte, digest []byte, hash crypto.Hash) ([]byte, error) {
+	der, err := signWith(signer, seed, digest, hash)
+	if err != nil {
+		return nil, fmt.Errorf("our key cannot sign: %w", err)
+	}
+	var s ecdsaSignature
+	if _, err := asn1.Unmarshal(der, &s); err != nil {
+		return nil, fmt.Errorf("our key cannot sign: %w", err)
+	}
+	return append(s.R.FillBytes(make([]byte, size)), s.S.FillBytes(make([]byte, size))...), nil
 }
 
 // Sign makes the AUTH payload of a signature over octets. peer are the hashes that the peer announced; none: it knows the
@@ -405,15 +423,8 @@ func signClassic(signer crypto.Signer, seed [32]byte, octets []byte) (*wire.Auth
 			if k.Curve != c.curve {
 				continue
 			}
-			der, err := signWith(signer, seed, digest(c.hash, octets), c.hash)
-			if err != nil {
-				return nil, fmt.Errorf("our key cannot sign: %w", err)
-			}
-			var s ecdsaSignature
-			if _, err := asn1.Unmarshal(der, &s); err != nil {
-				return nil, fmt.Errorf("our key cannot sign: %w", err)
-			}
-			return &wire.Auth{Method: method, Data: append(s.R.FillBytes(make([]byte, c.size)), s.S.FillBytes(make([]byte, c.size))...)}, nil
+			data, err := signHalves(signer, c.size, seed, digest(c.hash, octets), c.hash)
+			return &wire.Auth{Method: method, Data: data}, err
 		}
 	}
 	return nil, errors.New("the peer does not announce signature hashes (RFC 7427), which our kind of key needs")

@@ -93,10 +93,28 @@ func (s *sa) use(k *keySet) {
 
 // proof is HASH_I or HASH_R.
 func (s *sa) proof(k *keySet, byInitiator bool, id []byte) []byte {
+	return s.proofBy(s.prf, k, byInitiator, id)
+}
+
+func (s *sa) proofBy(prf keys.PRF, k *keySet, byInitiator bool, id []byte) []byte {
 	if byInitiator {
-		return keys.V1Proof(s.prf, k.keys.ID, s.start.publicI, s.start.publicR, s.cookieI, s.cookieR, s.start.sa, id)
+		return keys.V1Proof(prf, k.keys.ID, s.start.publicI, s.start.publicR, s.cookieI, s.cookieR, s.start.sa, id)
 	}
-	return keys.V1Proof(s.prf, k.keys.ID, s.start.publicR, s.start.publicI, s.cookieR, s.cookieI, s.start.sa, id)
+	return keys.V1Proof(prf, k.keys.ID, s.start.publicR, s.start.publicI, s.cookieR, s.cookieI, s.start.sa, id)
+}
+
+// ecdsaHashes are those that belong to the signatures of RFC 4754.
+var ecdsaHashes = map[uint16]uint16{wire.AuthV1ECDSA256: policy.IntegSHA256, wire.AuthV1ECDSA384: policy.IntegSHA384, wire.AuthV1ECDSA521: policy.IntegSHA512}
+
+// signedProof is HASH_I or HASH_R for a signature: where that belongs to a hash, by the HMAC of that one (section 5.1).
+func (s *sa) signedProof(k *keySet, byInitiator bool, id []byte) []byte {
+	prf := s.prf
+	if hash, ok := ecdsaHashes[s.suite.auth]; ok {
+		if own, err := keys.NewV1PRF(policy.Transform{Type: policy.TransformINTEG, ID: hash}); err == nil { // there are all three
+			prf = own
+		}
+	}
+	return s.proofBy(prf, k, byInitiator, id)
 }
 
 // openProof decrypts the peer's message of identity and proof, and checks a proof by hash, with each key it may be. What fits none may be

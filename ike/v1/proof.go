@@ -136,11 +136,11 @@ func idBody(id *wire.V1ID) ([]byte, error) {
 
 // prove makes the payloads of our proof for an identity.
 func (s *sa) prove(t *policy.PeerTunnel, k *keySet, id []byte, then func([]wire.Payload, error)) {
-	hash := s.proof(k, s.initiator, id)
 	if !s.signs(s.initiator) {
-		then([]wire.Payload{&wire.V1Opaque{Type: wire.PayloadV1Hash, Data: hash}}, nil)
+		then([]wire.Payload{&wire.V1Opaque{Type: wire.PayloadV1Hash, Data: s.proof(k, s.initiator, id)}}, nil)
 		return
 	}
+	hash := s.signedProof(k, s.initiator, id)
 	seed := [32]byte(s.env.Bytes(32))
 	s.job(func() (any, error) { return auth.SignV1(t.Credential, seed, hash) }, func(ev ike.JobDone) {
 		if ev.Err != nil {
@@ -176,7 +176,7 @@ func (s *sa) checkProof(k *keySet, m *message, id []byte, tunnels []*policy.Peer
 		then(nil, errors.New("the peer sends no signature"))
 		return
 	}
-	c := &auth.Claim{Identity: s.remoteID, V1: true, Data: sig, Octets: s.proof(k, !s.initiator, id), Now: s.now}
+	c := &auth.Claim{Identity: s.remoteID, V1: true, Data: sig, Octets: s.signedProof(k, !s.initiator, id), Now: s.now}
 	for _, p := range m.all(wire.PayloadV1Cert) {
 		if p := p.(*wire.V1Cert); p.Encoding == wire.CertX509Signature {
 			c.Certs = append(c.Certs, p.Data)

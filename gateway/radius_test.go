@@ -6,9 +6,11 @@ import (
 	"crypto/md5"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,7 +48,34 @@ func radiusSign(request, b []byte) []byte {
 // radiusServers are servers in memory: each answers the nth request it gets with some datagrams. Who is not there refuses.
 type radiusServers map[netip.AddrPort]func(n int, request []byte) [][]byte
 
-func (s radiusServers) client(asked map[netip.AddrPort]int) *radiusClient {
+// tally counts requests, from any goroutine.
+type tally struct {
+	mu sync.Mutex
+	n  map[netip.AddrPort]int
+}
+
+func newTally() *tally { return &tally{n: map[netip.AddrPort]int{}} }
+
+func (c *tally) add(to netip.AddrPort) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.n[to]++
+	return c.n[to]
+}
+
+func (c *tally) of(to netip.AddrPort) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.n[to]
+}
+
+func (c *tally) String() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return fmt.Sprint(c.n)
+}
+
+func (s radiusServers) client(asked *tally) *radiusClient {
 	c := newRADIUSClient()
 	c.dial = func(_ context.Context, to netip.AddrPort) (net.Conn, error) {
 		answers := s[to]
@@ -61,8 +90,7 @@ func (s radiusServers) client(asked map[netip.AddrPort]int) *radiusClient {
 				if err != nil {
 					return
 				}
-				asked[to]++
-				for _, answer := range answers(asked[to], b[:n]) {
+				for _, answer := range answers(asked.add(to), b[:n]) {
 					if _, err := there.Write(answer); err != nil {
 						return
 					}
@@ -87,12 +115,12 @@ func radiusQuestion() ike.AskRADIUS {
 func TestARADIUSServerAnswers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		asked := map[netip.AddrPort]int{}
+		asked := newTally()
 		got, err := radiusServers{radiusOne: goodServer, radiusTwo: goodServer}.client(asked).answer(t.Context(), radiusQuestion())
 		if err != nil || got.Server != 0 || got.Code != ike.RADIUSChallenge || string(got.State) != "xy" || len(got.EAP) != 5 {
 			t.Errorf("%+v %v", got, err)
 		}
-		if asked[radiusOne] != 1 || asked[radiusTwo] != 0 {
+		if asked.of(radiusOne) != 1 || asked.of(radiusTwo) != 0 {
 			t.Errorf("asked %v", asked)
 		}
 	})
@@ -102,7 +130,7 @@ func TestARADIUSServerAnswers(t *testing.T) {
 func TestALostRADIUSRequestIsRepeated(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		asked := map[netip.AddrPort]int{}
+		asked := newTally()
 		var first string
 		got, err := radiusServers{radiusOne: func(n int, request []byte) [][]byte {
 			if n == 1 {
@@ -116,7 +144,7 @@ func TestALostRADIUSRequestIsRepeated(t *testing.T) {
 			}
 			return goodServer(n, request)
 		}}.client(asked).answer(t.Context(), radiusQuestion())
-		if err != nil || got.Server != 0 || asked[radiusOne] != radiusTries {
+		if err != nil || got.Server != 0 || asked.of(radiusOne) != radiusTries {
 			t.Errorf("%+v %v, asked %v", got, err, asked)
 		}
 	})
@@ -127,7 +155,7 @@ func TestTheSecondRADIUSServerTakesOver(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]func(int, []byte) [][]byte{"silent": silentServer, "refuses": nil} {
 		synctest.Test(t, func(t *testing.T) {
-			asked := map[netip.AddrPort]int{}
+			asked := newTally()
 			servers := radiusServers{radiusOne: first, radiusTwo: goodServer}
 			c := servers.client(asked)
 			for range 2 {
@@ -135,7 +163,7 @@ func TestTheSecondRADIUSServerTakesOver(t *testing.T) {
 					t.Errorf("%s: %+v %v", name, got, err)
 				}
 			}
-			if asked[radiusOne] > radiusTries || asked[radiusTwo] != 2 {
+			if asked.of(radiusOne) > radiusTries || asked.of(radiusTwo) != 2 {
 				t.Errorf("%s: asked %v", name, asked)
 			}
 			servers[radiusOne] = goodServer
@@ -151,12 +179,12 @@ func TestTheSecondRADIUSServerTakesOver(t *testing.T) {
 func TestAConversationStaysWithItsRADIUSServer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		asked := map[netip.AddrPort]int{}
+		asked := newTally()
 		c := radiusServers{radiusOne: goodServer, radiusTwo: silentServer}.client(asked)
 		q := radiusQuestion()
 		q.State, q.Server = []byte("xy"), 1
 		_, err := c.answer(t.Context(), q)
-		if err == nil || !strings.Contains(err.Error(), "the RADIUS server 192.0.2.10:1812 does not answer: asked 3 times") || asked[radiusOne] != 0 {
+		if err == nil || !strings.Contains(err.Error(), "the RADIUS server 192.0.2.10:1812 does not answer: asked 3 times") || asked.of(radiusOne) != 0 {
 			t.Errorf("%v, asked %v", err, asked)
 		}
 	})
@@ -181,11 +209,11 @@ func TestALyingRADIUSServerIsNotBelieved(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			q := radiusQuestion()
 			q.Servers = q.Servers[:1]
-			_, err := radiusServers{radiusOne: func(_ int, r []byte) [][]byte { return [][]byte{c.lie(r)} }}.client(map[netip.AddrPort]int{}).answer(t.Context(), q)
+			_, err := radiusServers{radiusOne: func(_ int, r []byte) [][]byte { return [][]byte{c.lie(r)} }}.client(newTally()).answer(t.Context(), q)
 			if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), "the RADIUS server 192.0.2.9:1812 gives no answer that can be believed") {
 				t.Errorf("%s: %v", name, err)
 			}
-			got, err := radiusServers{radiusOne: func(n int, r []byte) [][]byte { return append([][]byte{c.lie(r)}, goodServer(n, r)...) }}.client(map[netip.AddrPort]int{}).answer(t.Context(), q)
+			got, err := radiusServers{radiusOne: func(n int, r []byte) [][]byte { return append([][]byte{c.lie(r)}, goodServer(n, r)...) }}.client(newTally()).answer(t.Context(), q)
 			if err != nil || got.Code != ike.RADIUSChallenge {
 				t.Errorf("%s, and then the truth: %+v %v", name, got, err)
 			}
@@ -197,7 +225,7 @@ func TestALyingRADIUSServerIsNotBelieved(t *testing.T) {
 func TestQuestionsToRADIUSAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		c := radiusServers{radiusOne: silentServer, radiusTwo: silentServer}.client(map[netip.AddrPort]int{})
+		c := radiusServers{radiusOne: silentServer, radiusTwo: silentServer}.client(newTally())
 		c.dial = func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()

@@ -28,7 +28,7 @@ unit:
 
 # From inside the folder, because go test hides the table of a passing package named from outside.
 lab: build
-	cd lab && COATI_BIN=$(CURDIR)/bin/coati go test -count=1 -timeout 15m -parallel 6
+	cd lab && COATI_BIN=$(CURDIR)/bin/coati go test -count=1 -timeout 19m -parallel 6
 
 matrix: build ## the lab with SAs of ten seconds for five minutes, and every cipher and way against the kernel's ESP, into docs (root)
 	@lab/install.sh

@@ -10,8 +10,6 @@ import (
 	"time"
 )
 
-const everySeeds = 50
-
 func TestScenarios(t *testing.T) {
 	t.Parallel()
 	for _, s := range Scenarios() {

@@ -14,6 +14,7 @@
 //	outcome.go    what its machines tell about themselves
 //	path.go       what follows a change of our own addresses and routes
 //	lease.go      the addresses peers are given
+//	given.go      the addresses peers give us, and what is believed of them
 //	recover.go    what follows the end of its SAs; authenticating anew
 //	peer.go       how many IKE SAs one peer may have, and which of them stay
 //	limits.go     every tunable with its unit

@@ -19,14 +19,6 @@ type Lease struct {
 	Address netip.Addr
 }
 
-// Given is what a peer's configuration payload gave a tunnel of ours.
-type Given struct {
-	Tunnel    string
-	Addresses []netip.Addr
-	DNS       []netip.Addr
-	Domains   []string // that are asked of DNS (RFC 8598); empty: all
-}
-
 type leaseKey struct {
 	tunnel string
 	addr   netip.Addr

@@ -25,27 +25,19 @@ type configured struct {
 
 const maxGiven = 16
 
-func addressSelectors(as []netip.Addr) []policy.Selector {
-	out := make([]policy.Selector, len(as))
-	for i, a := range as {
-		out[i] = policy.AddrSelector(a)
-	}
-	return out
-}
-
 // ourEnd narrows our end of a child to the addresses we were given, theirEnd the peer's to those it was given.
 func (s *sa) ourEnd(set []policy.Selector) []policy.Selector {
 	if s.config.given == nil {
 		return set
 	}
-	return policy.Narrow(set, addressSelectors(s.config.given.Addresses))
+	return policy.Narrow(set, ike.Selectors(s.config.given.Addresses))
 }
 
 func (s *sa) theirEnd(set []policy.Selector) []policy.Selector {
 	if len(s.tunnel.Pool) == 0 {
 		return set
 	}
-	return policy.Narrow(set, addressSelectors(s.config.leased))
+	return policy.Narrow(set, ike.Selectors(s.config.leased))
 }
 
 // wantsConfig says whether no pair can be opened before mode config: we need an address, or are to say what the peer's is.
@@ -204,7 +196,7 @@ func (s *sa) takeGiven(c *wire.V1Config) error {
 		switch a.Type {
 		case wire.ConfigV1IP4Address, wire.ConfigV1IP6Address:
 			x, _ := netip.AddrFromSlice(a.Data)
-			if !usable(x) || x.Is6() != (a.Type == wire.ConfigV1IP6Address) {
+			if !ike.IsHostAddress(x) || x.Is6() != (a.Type == wire.ConfigV1IP6Address) {
 				return fmt.Errorf("the peer gives us %x, which is no address of a host", a.Data)
 			}
 			if s.wants(x.Is6()) && len(g.Addresses) < maxGiven && !slices.Contains(g.Addresses, x) {
@@ -217,12 +209,12 @@ func (s *sa) takeGiven(c *wire.V1Config) error {
 				n = 16
 			}
 			for d := a.Data; len(d) >= n && len(g.DNS) < maxGiven; d = d[n:] {
-				if x, _ := netip.AddrFromSlice(d[:n]); usable(x) && !slices.Contains(g.DNS, x) {
+				if x, _ := netip.AddrFromSlice(d[:n]); ike.IsHostAddress(x) && !slices.Contains(g.DNS, x) {
 					g.DNS = append(g.DNS, x)
 				}
 			}
 		case wire.ConfigUnityDomain:
-			if d := strings.TrimRight(string(a.Data), "\x00"); domainName(d) && len(g.Domains) < maxGiven {
+			if d := strings.TrimRight(string(a.Data), "\x00"); ike.IsDomainName(d) && len(g.Domains) < maxGiven {
 				g.Domains = append(g.Domains, d)
 			}
 		case wire.ConfigUnityBanner:
@@ -265,15 +257,4 @@ func (s *sa) mayReach(include []byte) bool {
 
 func (s *sa) wants(v6 bool) bool {
 	return slices.ContainsFunc(s.tunnel.VirtualIP, func(a netip.Addr) bool { return a.Is6() == v6 })
-}
-
-// usable says whether a host can have an address: what a peer gives us goes onto a device.
-func usable(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
-// domainName says whether a peer's string is one: it is shown to people and may end in files.
-func domainName(d string) bool {
-	return d != "" && len(d) <= 253 && d[0] != '.' && d[0] != '-' &&
-		strings.Trim(d, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
 }

@@ -92,7 +92,7 @@ func (s *sa) selectPair(p *pair, m *message) (*wire.V1SA, *refusal) {
 	if cfg == nil {
 		return nil, &refusal{wire.NotifyV1InvalidIDInformation, fmt.Errorf("the peer wants %s <-> %s, which no child of tunnel %s covers: see local-ts and remote-ts", local, remote, s.tunnel.Name)}
 	}
-	if len(s.tunnel.Pool) > 0 && !policy.Subset([]policy.Selector{remote}, addressSelectors(s.config.leased)) {
+	if len(s.tunnel.Pool) > 0 && !policy.Subset([]policy.Selector{remote}, ike.Selectors(s.config.leased)) {
 		return nil, &refusal{wire.NotifyV1InvalidIDInformation, fmt.Errorf("the peer wants %s, and was given %v: see pool", remote, s.config.leased)}
 	}
 	place, err := s.selectPhase2(cfg, m)

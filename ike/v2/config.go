@@ -33,27 +33,19 @@ const (
 	maxDomains = 32
 )
 
-func addressSelectors(as []netip.Addr) []policy.Selector {
-	out := make([]policy.Selector, len(as))
-	for i, a := range as {
-		out[i] = policy.AddrSelector(a)
-	}
-	return out
-}
-
 // ourEnd narrows our end of a child to the addresses we were given, theirEnd the peer's to those it was given.
 func (s *sa) ourEnd(set []policy.Selector) []policy.Selector {
 	if s.config.given == nil {
 		return set
 	}
-	return policy.Narrow(set, addressSelectors(s.config.given.Addresses))
+	return policy.Narrow(set, ike.Selectors(s.config.given.Addresses))
 }
 
 func (s *sa) theirEnd(set []policy.Selector) []policy.Selector {
 	if len(s.tunnel.Pool) == 0 {
 		return set
 	}
-	return policy.Narrow(set, addressSelectors(s.config.leased))
+	return policy.Narrow(set, ike.Selectors(s.config.leased))
 }
 
 // configRequest asks for what the tunnel wants.
@@ -203,7 +195,7 @@ func (s *sa) takeGiven(m *message) error {
 		case wire.ConfigInternalIP4Address, wire.ConfigInternalIP6Address:
 			v6 := a.Type == wire.ConfigInternalIP6Address
 			x := address(a.Value, v6)
-			if !usable(x) {
+			if !ike.IsHostAddress(x) {
 				return fmt.Errorf("the peer gives us %x, which is no address of a host", a.Value)
 			}
 			if !s.wants(v6) || len(g.Addresses) >= maxGiven || slices.Contains(g.Addresses, x) {
@@ -211,11 +203,11 @@ func (s *sa) takeGiven(m *message) error {
 			}
 			g.Addresses = append(g.Addresses, x)
 		case wire.ConfigInternalIP4DNS, wire.ConfigInternalIP6DNS:
-			if x := address(a.Value, a.Type == wire.ConfigInternalIP6DNS); usable(x) && len(g.DNS) < maxGiven && !slices.Contains(g.DNS, x) {
+			if x := address(a.Value, a.Type == wire.ConfigInternalIP6DNS); ike.IsHostAddress(x) && len(g.DNS) < maxGiven && !slices.Contains(g.DNS, x) {
 				g.DNS = append(g.DNS, x)
 			}
 		case wire.ConfigInternalDNSDomain:
-			if d := string(a.Value); domainName(d) && len(g.Domains) < maxDomains && !slices.Contains(g.Domains, d) {
+			if d := string(a.Value); ike.IsDomainName(d) && len(g.Domains) < maxDomains && !slices.Contains(g.Domains, d) {
 				g.Domains = append(g.Domains, d)
 			}
 		}
@@ -231,19 +223,6 @@ func (s *sa) takeGiven(m *message) error {
 
 func (s *sa) wants(v6 bool) bool {
 	return slices.ContainsFunc(s.tunnel.VirtualIP, func(a netip.Addr) bool { return a.Is6() == v6 })
-}
-
-// usable says whether a host can have an address: what a peer gives us goes onto a device.
-func usable(a netip.Addr) bool {
-	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.IsLinkLocalUnicast() && !a.Is4In6() && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})
-}
-
-// domainName says whether a peer's string is one: it is shown to people and may end in files.
-func domainName(d string) bool {
-	if d == "" || len(d) > 253 || d[0] == '.' || d[0] == '-' {
-		return false
-	}
-	return strings.Trim(d, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
 }
 
 // unconfigured ends an IKE SA whose responder has no address for us: without one there is nothing to do on it.

@@ -100,7 +100,7 @@ func (s *sa) noteAddresses(m *message) bool {
 			said = true
 		case wire.NotifyAdditionalIP4Address, wire.NotifyAdditionalIP6Address:
 			said = true
-			if a := address(no.Data, no.Type == wire.NotifyAdditionalIP6Address); usable(a) && len(others) < maxOthers {
+			if a := address(no.Data, no.Type == wire.NotifyAdditionalIP6Address); ike.IsHostAddress(a) && len(others) < maxOthers {
 				others = append(others, a)
 			}
 		}
